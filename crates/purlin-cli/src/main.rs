@@ -1,0 +1,2 @@
+//! The `purlin` binary.
+fn main() {}
