@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 use crate::NodeId;
 
 /// One event: the `counter`-th of one life of a node, counted from 1.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Dot {
+///
+/// `N` names the life: a [`NodeId`], or something smaller that stands for one where millions of
+/// dots are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Dot<N = NodeId> {
     /// Whose event it is.
-    pub node: NodeId,
+    pub node: N,
     /// Which of its events, from 1.
     pub counter: u64,
 }
@@ -26,11 +29,17 @@ pub struct Dot {
 ///
 /// Grows by one entry per life that ever wrote; [`VersionVector::retain`] prunes lives that the
 /// membership has retired. Ordered, so that iteration is the same everywhere.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct VersionVector(BTreeMap<NodeId, u64>);
+pub struct VersionVector<N: Ord = NodeId>(BTreeMap<N, u64>);
 
-impl VersionVector {
+impl<N: Ord> Default for VersionVector<N> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<N: Ord + Clone> VersionVector<N> {
     /// A vector that has seen nothing.
     #[must_use]
     pub fn new() -> Self {
@@ -39,12 +48,12 @@ impl VersionVector {
 
     /// How many events of `node` have been seen.
     #[must_use]
-    pub fn get(&self, node: &NodeId) -> u64 {
+    pub fn get(&self, node: &N) -> u64 {
         self.0.get(node).copied().unwrap_or(0)
     }
 
     /// Counts the next event of `node` and returns its dot.
-    pub fn next_dot(&mut self, node: &NodeId) -> Dot {
+    pub fn next_dot(&mut self, node: &N) -> Dot<N> {
         let counter = self.0.entry(node.clone()).or_insert(0);
         *counter += 1;
         Dot { node: node.clone(), counter: *counter }
@@ -52,14 +61,14 @@ impl VersionVector {
 
     /// Whether the event of `dot` has been seen.
     #[must_use]
-    pub fn contains(&self, dot: &Dot) -> bool {
+    pub fn contains(&self, dot: &Dot<N>) -> bool {
         self.get(&dot.node) >= dot.counter
     }
 
     /// Notes that `dot` was seen. Returns false, and changes nothing, when an earlier event of the
     /// same node is missing: a vector has no gaps. Seeing a dot twice is harmless.
     #[must_use = "false means the dot was not noted"]
-    pub fn advance(&mut self, dot: &Dot) -> bool {
+    pub fn advance(&mut self, dot: &Dot<N>) -> bool {
         let seen = self.get(&dot.node);
         if dot.counter == seen + 1 {
             self.0.insert(dot.node.clone(), dot.counter);
@@ -76,12 +85,12 @@ impl VersionVector {
     }
 
     /// Keeps only the lives for which `keep` says so: how a membership epoch retires the dead.
-    pub fn retain(&mut self, mut keep: impl FnMut(&NodeId) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&N) -> bool) {
         self.0.retain(|node, _| keep(node));
     }
 
     /// Each life that wrote, with how many of its events were seen, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&NodeId, u64)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&N, u64)> {
         self.0.iter().map(|(node, &counter)| (node, counter))
     }
 
@@ -102,7 +111,7 @@ impl VersionVector {
     }
 }
 
-impl PartialOrd for VersionVector {
+impl<N: Ord + Clone> PartialOrd for VersionVector<N> {
     /// `None` when each has seen something the other has not: the two are concurrent.
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self.covers(other), other.covers(self)) {
