@@ -18,18 +18,11 @@ pub(crate) struct Options {
 
 /// Builds both programs in release and runs the benches with the given arguments.
 pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<(), Failure> {
-    let asks_for_help = options
-        .arguments
-        .iter()
-        .any(|word| word == "--help" || word == "-h");
+    let asks_for_help = options.arguments.iter().any(|word| word == "--help" || word == "-h");
     if !asks_for_help {
         // Without a peer there is no ratio, so a missing peer is a failure and not a skip.
         packages::ensure(packages::FOR_BENCHES)?;
-        execute(
-            checkout
-                .cargo()
-                .args(["build", "--release", "--package", "purlin-cli"]),
-        )?;
+        execute(checkout.cargo().args(["build", "--release", "--package", "purlin-cli"]))?;
     }
     execute(
         checkout

@@ -125,10 +125,6 @@ fn line(command: &Command) -> String {
             .to_string_lossy()
             .into_owned(),
     ];
-    words.extend(
-        command
-            .get_args()
-            .map(|word| word.to_string_lossy().into_owned()),
-    );
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     words.join(" ")
 }

@@ -27,10 +27,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<(), Failure> {
         println!("the documents agree with the tree");
         Ok(())
     } else {
-        Err(Failure::list(
-            "documents that disagree with the tree:",
-            &wrong,
-        ))
+        Err(Failure::list("documents that disagree with the tree:", &wrong))
     }
 }
 
@@ -47,17 +44,13 @@ fn missing_paths(checkout: &Checkout) -> Result<Vec<String>, Failure> {
 
 /// Whether a piece of inline code claims to be a file or folder of this repository.
 fn is_path(root: &Path, span: &str) -> bool {
-    let plain = span
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    let plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
     let source = span.ends_with(".rs");
     let below_a_folder = span
         .split_once('/')
         .is_some_and(|(first, _)| !first.is_empty() && root.join(first).is_dir());
     let document = !span.contains('/')
-        && Path::new(span)
-            .extension()
-            .is_some_and(|extension| extension == "md");
+        && Path::new(span).extension().is_some_and(|extension| extension == "md");
     plain && (source || below_a_folder || document)
 }
 
@@ -65,10 +58,8 @@ fn is_path(root: &Path, span: &str) -> bool {
 fn missing_tests(checkout: &Checkout) -> Result<Vec<String>, Failure> {
     let text = checkout.read("ARCHITECTURE.md")?;
     let defined = tests_in_tree(&checkout.root)?;
-    let promised: Vec<(usize, &str)> = code_spans(&text)
-        .into_iter()
-        .filter(|(_, span)| is_test_name(span))
-        .collect();
+    let promised: Vec<(usize, &str)> =
+        code_spans(&text).into_iter().filter(|(_, span)| is_test_name(span)).collect();
     let mut wrong: Vec<String> = promised
         .iter()
         .filter(|(_, name)| !defined.contains(*name))
@@ -110,9 +101,8 @@ fn tests_in(text: &str) -> Vec<String> {
         let attribute = line.starts_with("#[");
         if attribute && (line.contains("test]") || line.contains("test(")) {
             under_test = true;
-        } else if let Some(signature) = line
-            .strip_prefix("fn ")
-            .or_else(|| line.strip_prefix("async fn "))
+        } else if let Some(signature) =
+            line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn "))
         {
             if under_test && let Some((name, _)) = signature.split_once('(') {
                 names.push(name.trim().to_owned());
@@ -136,11 +126,7 @@ fn broken_links(checkout: &Checkout) -> Result<Vec<String>, Failure> {
                 continue;
             }
             let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let destination = if path.is_empty() {
-                file.clone()
-            } else {
-                folder.join(path)
-            };
+            let destination = if path.is_empty() { file.clone() } else { folder.join(path) };
             if !destination.exists() {
                 wrong.push(format!("{shown}:{line}: link to {target}: no such file"));
             } else if !anchor.is_empty()
@@ -161,10 +147,8 @@ fn unknown_tasks(checkout: &Checkout) -> Result<Vec<String>, Failure> {
         let text = checkout.read(document)?;
         for (number, line) in text.lines().enumerate() {
             for command in line.split("cargo xtask ").skip(1) {
-                let command = command
-                    .split(['`', '#', '[', ';', ',', '|', '<'])
-                    .next()
-                    .unwrap_or_default();
+                let command =
+                    command.split(['`', '#', '[', ';', ',', '|', '<']).next().unwrap_or_default();
                 let words = ["xtask"].into_iter().chain(command.split_whitespace());
                 if let Err(error) = crate::Arguments::try_parse_from(words)
                     && !matches!(
@@ -198,10 +182,8 @@ fn unlisted_dependencies(checkout: &Checkout) -> Result<Vec<String>, Failure> {
     let nothing = BTreeSet::new();
     let mut wrong = Vec::new();
     for section in [IN_THE_HOUSE, IN_ITS_TESTS, BESIDE_THE_HOUSE] {
-        let (want, have) = (
-            direct.get(section).unwrap_or(&nothing),
-            listed.get(section).unwrap_or(&nothing),
-        );
+        let (want, have) =
+            (direct.get(section).unwrap_or(&nothing), listed.get(section).unwrap_or(&nothing));
         for name in want.difference(have) {
             wrong.push(format!(
                 "docs/dependencies.md: `{name}` is a direct dependency and \"{section}\" does not \
@@ -244,11 +226,7 @@ fn direct_dependencies(checkout: &Checkout) -> BTreeMap<&'static str, BTreeSet<S
     }
     tests.retain(|name| !house.contains(name));
     beside.retain(|name| !house.contains(name) && !tests.contains(name));
-    BTreeMap::from([
-        (IN_THE_HOUSE, house),
-        (IN_ITS_TESTS, tests),
-        (BESIDE_THE_HOUSE, beside),
-    ])
+    BTreeMap::from([(IN_THE_HOUSE, house), (IN_ITS_TESTS, tests), (BESIDE_THE_HOUSE, beside)])
 }
 
 /// The first column of the table below each second-level heading.
@@ -262,11 +240,10 @@ fn listed_dependencies(text: &str) -> BTreeMap<String, BTreeSet<String>> {
             && let Some((first, _)) = row.split_once(" |")
         {
             let names = format!("`{first}");
-            listed.entry(section.clone()).or_default().extend(
-                code_spans(&names)
-                    .into_iter()
-                    .map(|(_, name)| name.to_owned()),
-            );
+            listed
+                .entry(section.clone())
+                .or_default()
+                .extend(code_spans(&names).into_iter().map(|(_, name)| name.to_owned()));
         }
     }
     listed
@@ -413,12 +390,7 @@ mod tests {
     #[test]
     fn a_path_is_told_from_other_inline_code() {
         let root = checkout().root;
-        for path in [
-            "crates/purlin-net/src/lib.rs",
-            "gone.rs",
-            "docs/gone",
-            "CHANGELOG.md",
-        ] {
+        for path in ["crates/purlin-net/src/lib.rs", "gone.rs", "docs/gone", "CHANGELOG.md"] {
             assert!(is_path(&root, path), "{path} is a path");
         }
         for other in ["/v1/members", "a/*/c", "Peer::send", "not/ours", "NodeId"] {
@@ -448,9 +420,6 @@ mod tests {
     #[test]
     fn a_row_may_name_several_dependencies() {
         let listed = listed_dependencies("## S\n| `a`, `b` | why `c` |\n");
-        assert_eq!(
-            listed["S"],
-            BTreeSet::from(["a".to_owned(), "b".to_owned()])
-        );
+        assert_eq!(listed["S"], BTreeSet::from(["a".to_owned(), "b".to_owned()]));
     }
 }

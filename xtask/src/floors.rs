@@ -15,10 +15,7 @@ use crate::checkout::{Checkout, Failure};
 pub(crate) fn run(checkout: &Checkout) -> Result<(), Failure> {
     let broken = violations(&checkout.metadata);
     if !broken.is_empty() {
-        return Err(Failure::list(
-            "a crate depends only on crates of lower floors:",
-            &broken,
-        ));
+        return Err(Failure::list("a crate depends only on crates of lower floors:", &broken));
     }
     let mut floors: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     for package in checkout.metadata.workspace_packages() {
@@ -178,10 +175,7 @@ mod tests {
             ("core", json!({"floor": 0}), &[("cluster", None)]),
             ("cluster", json!({"floor": 3}), &[]),
         ]);
-        assert_eq!(
-            violations(&house),
-            ["core (floor 0) -> cluster (floor 3): goes upward"]
-        );
+        assert_eq!(violations(&house), ["core (floor 0) -> cluster (floor 3): goes upward"]);
     }
 
     #[test]
@@ -190,10 +184,7 @@ mod tests {
             ("net", json!({"floor": 2}), &[]),
             ("process", json!({"floor": 2}), &[("net", None)]),
         ]);
-        assert_eq!(
-            violations(&house),
-            ["process (floor 2) -> net (floor 2): goes sideways"]
-        );
+        assert_eq!(violations(&house), ["process (floor 2) -> net (floor 2): goes sideways"]);
     }
 
     #[test]
@@ -202,10 +193,7 @@ mod tests {
             ("core", json!({"floor": 0}), &[("facade", Some("dev"))]),
             ("facade", json!({"floor": 7}), &[]),
         ]);
-        assert_eq!(
-            violations(&house),
-            ["core (floor 0) -> facade (floor 7): goes upward"]
-        );
+        assert_eq!(violations(&house), ["core (floor 0) -> facade (floor 7): goes upward"]);
     }
 
     #[test]

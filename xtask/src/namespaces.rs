@@ -19,11 +19,9 @@ pub(crate) fn available() -> Result<(), Failure> {
         Failure(format!("the kernel refused a network namespace: {why}"))
     })?;
     // nft in it as well: some containers allow the one and not the other.
-    let rules = capture(Command::new("ip").args([
-        "netns", "exec", &name, "nft", "add", "table", "inet", "probe",
-    ]));
+    let rules = capture(
+        Command::new("ip").args(["netns", "exec", &name, "nft", "add", "table", "inet", "probe"]),
+    );
     capture(Command::new("ip").args(["netns", "delete", &name]))?;
-    rules
-        .map(|_| ())
-        .map_err(|Failure(why)| Failure(format!("the kernel refused nftables: {why}")))
+    rules.map(|_| ()).map_err(|Failure(why)| Failure(format!("the kernel refused nftables: {why}")))
 }

@@ -13,26 +13,14 @@ pub(crate) struct Package {
 
 /// What the tests in network namespaces call.
 pub(crate) const FOR_NAMESPACES: &[Package] = &[
-    Package {
-        program: "ip",
-        package: "iproute2",
-    },
-    Package {
-        program: "nft",
-        package: "nftables",
-    },
+    Package { program: "ip", package: "iproute2" },
+    Package { program: "nft", package: "nftables" },
 ];
 
 /// The peers that the benches run beside us.
 pub(crate) const FOR_BENCHES: &[Package] = &[
-    Package {
-        program: "erl",
-        package: "erlang-base",
-    },
-    Package {
-        program: "nats-server",
-        package: "nats-server",
-    },
+    Package { program: "erl", package: "erlang-base" },
+    Package { program: "nats-server", package: "nats-server" },
 ];
 
 /// Installs what is missing of `wanted`, with apt-get, as root or through sudo without a password.
@@ -73,11 +61,7 @@ pub(crate) fn ensure(wanted: &[Package]) -> Result<(), Failure> {
 
 /// What of `wanted` is not on this machine.
 pub(crate) fn missing(wanted: &[Package]) -> Vec<Package> {
-    wanted
-        .iter()
-        .copied()
-        .filter(|wanted| !on_path(wanted.program))
-        .collect()
+    wanted.iter().copied().filter(|wanted| !on_path(wanted.program)).collect()
 }
 
 /// Whether this program runs as root.

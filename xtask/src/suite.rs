@@ -24,51 +24,19 @@ struct Step {
 }
 
 const STEPS: &[Step] = &[
-    Step {
-        name: "packages",
-        does: "what the tests need from Debian",
-        run: packages,
-    },
-    Step {
-        name: "fmt",
-        does: "formatting",
-        run: fmt,
-    },
-    Step {
-        name: "floors",
-        does: "who may know whom",
-        run: |checkout, _| floors::run(checkout),
-    },
+    Step { name: "packages", does: "what the tests need from Debian", run: packages },
+    Step { name: "fmt", does: "formatting", run: fmt },
+    Step { name: "floors", does: "who may know whom", run: |checkout, _| floors::run(checkout) },
     Step {
         name: "docs-check",
         does: "what the documents claim about the tree",
         run: |checkout, _| docs::run(checkout),
     },
-    Step {
-        name: "clippy",
-        does: "lints, warnings are errors",
-        run: clippy,
-    },
-    Step {
-        name: "rustdoc",
-        does: "doc comments and the links between them",
-        run: rustdoc,
-    },
-    Step {
-        name: "deny",
-        does: "licences, bans, sources, advisories",
-        run: deny,
-    },
-    Step {
-        name: "tests",
-        does: "all tests, and every example in a test of its own",
-        run: tests,
-    },
-    Step {
-        name: "doc-tests",
-        does: "the code in doc comments and in README.md",
-        run: doc_tests,
-    },
+    Step { name: "clippy", does: "lints, warnings are errors", run: clippy },
+    Step { name: "rustdoc", does: "doc comments and the links between them", run: rustdoc },
+    Step { name: "deny", does: "licences, bans, sources, advisories", run: deny },
+    Step { name: "tests", does: "all tests, and every example in a test of its own", run: tests },
+    Step { name: "doc-tests", does: "the code in doc comments and in README.md", run: doc_tests },
 ];
 
 /// What the steps leave behind for the summary.
@@ -178,7 +146,7 @@ fn deny(checkout: &Checkout, log: &mut Log) -> Result<(), Failure> {
         command.current_dir(&checkout.root);
         command
     };
-    execute(deny().args(["check", "bans", "licenses", "sources"]))?;
+    execute(deny().args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))?;
     match capture(deny().args(["fetch", "db"])) {
         Ok(_) => execute(deny().args(["check", "--disable-fetch", "advisories"])),
         Err(Failure(complaint)) => {
@@ -202,9 +170,5 @@ fn tests(checkout: &Checkout, log: &mut Log) -> Result<(), Failure> {
 }
 
 fn doc_tests(checkout: &Checkout, _: &mut Log) -> Result<(), Failure> {
-    execute(
-        checkout
-            .cargo()
-            .args(["test", "--workspace", "--locked", "--no-fail-fast", "--doc"]),
-    )
+    execute(checkout.cargo().args(["test", "--workspace", "--locked", "--no-fail-fast", "--doc"]))
 }
