@@ -1,1 +1,61 @@
-//! purlin-process
+//! Processes: state that answers messages, fails alone and is started again.
+//!
+//! A task with a channel is easy; what is missing is everything around it. Who notices when it
+//! panics? Who tells the callers that wait? What happens when messages come faster than they are
+//! handled, when the caller has stopped waiting, when the node shuts down? Purlin's processes
+//! answer these once, in the manner of Erlang/OTP's `gen_server` and `supervisor`: typed messages,
+//! bounded mailboxes, deadlines, links, monitors, exit reasons and supervision trees.
+//!
+//! Users write a plain `impl` block under `#[server]`; the trait form ([`Server`], [`Handle`])
+//! underneath is public and sufficient.
+//!
+//! In reading order:
+//! - [`message`]: [`Message`], [`Server`], [`Handle`], [`Info`]; [`id`]: who is who
+//! - [`process`]: starting one, [`ProcessRef`], its task; [`context`]: what callbacks can do
+//! - [`mailbox`]: the bounded queue; [`call`]: a local call; [`deadline`]: no timer per call
+//! - [`exit`], [`link`], [`timer`]: ends, who hears of them, and time
+//! - [`system`]: all [`Processes`] of a node; [`registry`]: their names; [`introspect`]
+//! - [`remote`], [`address`]: the seam to other nodes
+
+pub mod address;
+pub mod call;
+pub mod context;
+pub mod deadline;
+pub mod error;
+pub mod exit;
+pub mod id;
+pub mod introspect;
+pub mod link;
+pub mod mailbox;
+pub mod message;
+pub mod process;
+pub mod registry;
+pub mod remote;
+pub mod system;
+pub mod timer;
+
+pub use address::Address;
+pub use call::{CALL_WITHIN, Call};
+pub use context::Context;
+pub use deadline::Swept;
+pub use error::{CallError, Callee, CastError, SpawnError};
+pub use exit::{ExitReason, IntoExitReason};
+pub use id::{MonitorId, Pid, ProcessId};
+pub use introspect::{ProcessInfo, SummaryError};
+pub use link::{DownSink, Monitored, Unwatch};
+pub use mailbox::{Envelope, MailboxLimits, Overload};
+pub use message::{Handle, Info, Message, MessageKind, Server};
+pub use process::{AnyProcess, Phase, ProcessRef, SpawnOptions};
+pub use registry::{Metadata, RegisterError, Registration, Registry};
+pub use remote::{
+    Answer, ConsumeRoute, Consumed, DecodeError, Encode, EncodeError, Inbound, Outbound,
+    RemoteMessage, RemoteRef, RemoteServer, RemoteTarget, ReplyRoute, ReplySlot, ReplyTo, Target,
+    Undelivered, current_trace, with_trace,
+};
+pub use system::{InboundCounts, ProcessLimits, Processes, ShutdownReport};
+
+/// What `#[server]` writes refers to; not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    pub use serde;
+}
