@@ -1,5 +1,78 @@
-//! purlin-macros
+//! `#[server]`: the face of Purlin's processes.
+//!
+//! A user writes a plain `impl` block; methods marked as calls or casts become messages, and a
+//! handle with the same method names sends them. What the attribute writes is the trait form of
+//! `purlin-process`, nothing else: there is no hidden runtime behind it.
+//!
+//! Everything that cannot work is refused here, with the method's name and the reason, instead of
+//! as an error somewhere in generated code.
+//!
+//! In reading order: `server` (what the block says), `method` (what one method says), `expand`
+//! (what is written for it).
+
+mod expand;
+mod method;
+mod server;
+
 use proc_macro::TokenStream;
-/// Placeholder while the expansion is being written.
+
+/// Turns an `impl` block into a server, and writes the handle that talks to it.
+///
+/// ```ignore
+/// #[purlin::server]
+/// impl Cart {
+///     #[init]
+///     fn open(owner: String) -> Self { .. }
+///
+///     #[call]
+///     pub async fn add_item(&mut self, sku: String, count: u32) -> u32 { .. }
+///
+///     #[cast]
+///     pub fn clear(&mut self) { .. }
+/// }
+///
+/// let cart = CartHandle::spawn(&processes, "ada".to_owned()).await?;
+/// let total = cart.add_item("oak-beam".to_owned(), 2).await?;
+/// ```
+///
+/// # The block's methods
+/// - `#[init]`, exactly one: arguments by value, optionally `&mut Context<Self>`; returns `Self`,
+///   or a `Result<Self, E>` whose error can be displayed.
+/// - `#[call]`: the caller waits for the value it returns.
+/// - `#[cast]`: nobody waits; it returns nothing.
+/// - `#[timer]`: runs when the timer with the method's name fires; `#[timer(every = "30s")]`
+///   also starts it with the process. Units: `ms`, `s`, `m`, `h`.
+/// - `#[info]`: gets every other `Info`; takes it by value.
+/// - `#[terminate]`: the last callback; takes `&ExitReason` if it wants it.
+/// - `#[summary]`: `&self -> String`, the state in a line for people.
+/// - unmarked methods stay what they are.
+///
+/// All but `#[init]` take `&mut self` or `&self`; all but `#[summary]` may be `async` and may take
+/// `&mut Context<Self>` anywhere in their arguments. Arguments of calls and casts are owned: the
+/// message outlives the caller.
+///
+/// # What is written
+/// For `Cart` with a method `add_item`: the message `CartAddItem`, its `Message` and `Handle`,
+/// `impl Server for Cart`, `impl RemoteServer for Cart`, and `CartHandle`, whose methods return
+/// `Result<_, CallError>` or `Result<(), CastError>`. A message is called `Cart.add_item` on the
+/// wire: renaming type or method changes the protocol between nodes.
+///
+/// # Options
+/// - `#[server(local)]`: reachable on its own node only; arguments and replies need no serde.
+/// - `#[server(kind = "Cart")]`: its name on the wire and in introspection.
+/// - `#[server(handle = "CartHandle")]`: the handle's name.
+/// - `#[server(crate = "::purlin_process")]`: where `purlin-process` is, for crates that do not
+///   depend on `purlin` (default `::purlin::process`).
 #[proc_macro_attribute]
-pub fn server(_args: TokenStream, item: TokenStream) -> TokenStream { item }
+pub fn server(options: TokenStream, block: TokenStream) -> TokenStream {
+    let options = syn::parse_macro_input!(options as server::Options);
+    let block = syn::parse_macro_input!(block as syn::ItemImpl);
+    match server::Server::read(options, block) {
+        Ok(server) => expand::expand(&server).into(),
+        Err(refused) => {
+            let errors = refused.error.to_compile_error();
+            let block = refused.block;
+            quote::quote!(#errors #block).into()
+        }
+    }
+}

@@ -46,6 +46,7 @@ pub use link::{DownSink, Monitored, Unwatch};
 pub use mailbox::{Envelope, MailboxLimits, Overload};
 pub use message::{Handle, Info, Message, MessageKind, Server};
 pub use process::{AnyProcess, Phase, ProcessRef, SpawnOptions};
+pub use purlin_macros::server;
 pub use registry::{Metadata, RegisterError, Registration, Registry};
 pub use remote::{
     Answer, ConsumeRoute, Consumed, DecodeError, Encode, EncodeError, Inbound, Outbound,
@@ -58,4 +59,44 @@ pub use system::{InboundCounts, ProcessLimits, Processes, ShutdownReport};
 #[doc(hidden)]
 pub mod __private {
     pub use serde;
+
+    /// How many bytes a field of a message owns elsewhere, as far as its type tells. Which trait
+    /// applies is settled by method lookup on `&&Heap`: as it is, then borrowed once more, then
+    /// with a reference less.
+    #[derive(Debug)]
+    pub struct Heap<'a, T>(pub &'a T);
+
+    /// Text and bytes.
+    pub trait HeapOfBytes {
+        /// The bytes owned.
+        fn heap_bytes(&self) -> usize;
+    }
+
+    impl<T: AsRef<[u8]>> HeapOfBytes for &Heap<'_, T> {
+        fn heap_bytes(&self) -> usize {
+            self.0.as_ref().len()
+        }
+    }
+
+    /// Lists of values; what the values own in turn is not counted.
+    pub trait HeapOfItems {
+        /// The bytes owned.
+        fn heap_bytes(&self) -> usize;
+    }
+
+    impl<T> HeapOfItems for &&Heap<'_, Vec<T>> {
+        fn heap_bytes(&self) -> usize {
+            self.0.len() * size_of::<T>()
+        }
+    }
+
+    /// Everything else.
+    pub trait HeapUnknown {
+        /// Nothing is known to be owned.
+        fn heap_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    impl<T> HeapUnknown for Heap<'_, T> {}
 }
