@@ -19,6 +19,7 @@ use crate::floors::{self, Place};
 pub(crate) fn run(checkout: &Checkout) -> Result<(), Failure> {
     let mut wrong = Vec::new();
     wrong.extend(missing_paths(checkout)?);
+    wrong.extend(missing_documents(checkout)?);
     wrong.extend(missing_tests(checkout)?);
     wrong.extend(broken_links(checkout)?);
     wrong.extend(unknown_tasks(checkout)?);
@@ -40,6 +41,34 @@ fn missing_paths(checkout: &Checkout) -> Result<Vec<String>, Failure> {
         .filter(|(_, span)| !checkout.root.join(span).exists())
         .map(|(line, span)| format!("ARCHITECTURE.md:{line}: `{span}` does not exist"))
         .collect())
+}
+
+/// Documents that a source file refers its reader to and that are not there.
+fn missing_documents(checkout: &Checkout) -> Result<Vec<String>, Failure> {
+    let mut wrong = Vec::new();
+    for file in sources(&checkout.root)? {
+        let text = read(&file)?;
+        let shown = file.strip_prefix(&checkout.root).unwrap_or(&file).display();
+        for (index, line) in text.lines().enumerate() {
+            for path in documents_named(line) {
+                if !checkout.root.join(path).exists() {
+                    wrong.push(format!("{shown}:{}: `{path}` does not exist", index + 1));
+                }
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// The `docs/….md` paths in one line of a comment.
+fn documents_named(line: &str) -> Vec<&str> {
+    let Some((_, comment)) = line.split_once("//") else {
+        return Vec::new();
+    };
+    comment
+        .split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)))
+        .filter(|word| word.starts_with("docs/") && word.ends_with(".md"))
+        .collect()
 }
 
 /// Whether a piece of inline code claims to be a file or folder of this repository.
@@ -83,14 +112,24 @@ fn is_test_name(span: &str) -> bool {
 /// The names of all functions under a test attribute.
 fn tests_in_tree(root: &Path) -> Result<BTreeSet<String>, Failure> {
     let mut names = BTreeSet::new();
-    for folder in ["crates", "examples", "bench", "xtask"] {
-        for file in files_below(&root.join(folder), "rs")? {
-            let text = fs::read_to_string(&file)
-                .map_err(|error| Failure(format!("cannot read {}: {error}", file.display())))?;
-            names.extend(tests_in(&text));
-        }
+    for file in sources(root)? {
+        names.extend(tests_in(&read(&file)?));
     }
     Ok(names)
+}
+
+/// All Rust files of the workspace.
+fn sources(root: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    for folder in ["crates", "examples", "bench", "xtask"] {
+        found.extend(files_below(&root.join(folder), "rs")?);
+    }
+    Ok(found)
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    fs::read_to_string(file)
+        .map_err(|error| Failure(format!("cannot read {}: {error}", file.display())))
 }
 
 /// The functions of one file that stand under an attribute like `#[test]` or `#[tokio::test(…)]`.
@@ -117,8 +156,7 @@ fn tests_in(text: &str) -> Vec<String> {
 fn broken_links(checkout: &Checkout) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
     for file in documents(&checkout.root)? {
-        let text = fs::read_to_string(&file)
-            .map_err(|error| Failure(format!("cannot read {}: {error}", file.display())))?;
+        let text = read(&file)?;
         let shown = file.strip_prefix(&checkout.root).unwrap_or(&file).display();
         let folder = file.parent().expect("a file has a folder");
         for (line, target) in links(&text) {
@@ -365,6 +403,19 @@ mod tests {
     #[test]
     fn every_path_in_the_architecture_document_exists() {
         assert_eq!(missing_paths(&checkout()).unwrap(), NOTHING);
+    }
+
+    #[test]
+    fn every_document_that_code_refers_to_exists() {
+        assert_eq!(missing_documents(&checkout()).unwrap(), NOTHING);
+    }
+
+    #[test]
+    fn a_document_is_found_in_a_comment_and_not_in_code() {
+        // Put together here, or this very file would refer to it.
+        let path = ["docs", "a", "b-c.md"].join("/");
+        assert_eq!(documents_named(&format!("//! see `{path}`.")), [path]);
+        assert_eq!(documents_named("let x = \"docs/gone.md\";"), Vec::<&str>::new());
     }
 
     #[test]
