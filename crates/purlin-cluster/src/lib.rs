@@ -2,5 +2,7 @@
 //!
 //! In reading order:
 //! - [`swim`]: the failure detector, a pure state machine
+//! - [`discovery`]: where the first contact may be found
 
+pub mod discovery;
 pub mod swim;
