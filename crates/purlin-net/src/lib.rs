@@ -35,13 +35,14 @@
 //! }
 //! transport.register(GREETER, Arc::new(Greeter));
 //!
-//! // Remote calls: see [`Rpc`].
+//! // Remote calls: see the `rpc` module.
 //! # Ok(()) }
 //! ```
 //!
 //! # In reading order
 //! - [`transport`]: [`Transport`], its configuration, its listener
 //! - [`channel`], [`peer`], [`service`]: sending and receiving
+//! - [`rpc`]: named, typed calls with deadlines
 //! - [`datagram`]: small sealed messages that overtake everything
 //! - [`handshake`], `link`, `dial`: how two nodes get one connection out of two dials
 //! - [`frame`], `outbox`, `connection`, `reader`, [`reassembly`]: how a message travels
@@ -65,6 +66,7 @@ mod payload;
 pub mod peer;
 mod reader;
 pub mod reassembly;
+pub mod rpc;
 pub mod service;
 mod shaking;
 pub mod stats;
@@ -84,6 +86,7 @@ pub use handshake::{Capabilities, Refusal, RefusalCode};
 pub use outbox::Urgency;
 pub use payload::{PayloadBuf, encode_to_vec};
 pub use peer::{ConnectionStats, Peer};
+pub use rpc::{CallError, CallOptions, Method, Rejection, Rpc, RpcContext};
 pub use service::{Credit, Incoming, ReturnPath, Service};
 pub use stats::{ChannelStats, TransportStats};
 pub use tls::TlsIdentity;
