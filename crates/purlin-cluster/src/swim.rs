@@ -43,7 +43,7 @@ pub use config::{
     Config, ConfigBuilder, ConfigError, LOCAL_HEALTH_MAX, SMALL_CLUSTER, TOMBSTONES_MAX,
 };
 use dissemination::{Kind, Rumours};
-use exchange::Announcement;
+use exchange::{Announcement, Road};
 use health::{LocalHealth, RunningTime};
 pub use member::{
     LABELS_MAX, META_BYTES_MAX, META_TEXT_BYTES_MAX, Meta, MetaError, ROLES_MAX, Refutation, State,
@@ -70,17 +70,28 @@ pub enum Input<'a> {
     Packet {
         /// Who sent it.
         from: NodeId,
+        /// Where a datagram came from, for telling a stranger that it is out of date.
+        addr: Option<SocketAddr>,
         /// How it came.
         path: Path,
         /// What it holds; not trusted to be well-formed.
         bytes: &'a [u8],
     },
-    /// The control channel to `node` stands.
+    /// We found `node` at `addr`, a seed's address or that of a down member. It has proved who
+    /// it is.
+    Contacted {
+        /// Who listens there.
+        node: NodeId,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// The control channel to `node` stands, whoever of the two made it.
     Met {
         /// Who is at the other end.
         node: NodeId,
     },
-    /// Its connections were reset and its address refuses new ones.
+    /// Its address refuses connections. After the control channel stood this proves that the
+    /// process is gone; before, it may as well be the wrong address.
     Refused {
         /// Whose.
         node: NodeId,
@@ -90,6 +101,8 @@ pub enum Input<'a> {
         /// Whose.
         node: NodeId,
     },
+    /// A member refuses our connections because it knows a later life of our name.
+    Outlived,
     /// From now on we say this of ourselves.
     Meta(Meta),
     /// Make sure that all members have read what we now say of ourselves.
@@ -123,6 +136,11 @@ pub enum Output {
         /// Where.
         addr: SocketAddr,
     },
+    /// Open no new connections to this member; those that stand may bring what is under way.
+    Release {
+        /// Whom.
+        node: NodeId,
+    },
     /// Close connections to this member and open no new ones.
     Forget {
         /// Whom.
@@ -139,10 +157,7 @@ pub enum Output {
     /// [`Input::Leave`].
     Announced,
     /// A later life of our own name exists, so this one is over.
-    Superseded {
-        /// Which.
-        by: NodeId,
-    },
+    Superseded,
 }
 
 /// How the view changed.
@@ -364,14 +379,15 @@ impl Swim {
         let now = self.running(now);
         match input {
             Input::Woke => self.handle_woke(now, out),
-            Input::Packet { from, path, bytes } => self.handle_packet(now, &from, path, bytes, out),
+            Input::Packet { from, addr, path, bytes } => {
+                let road = Road { from: &from, addr, path };
+                self.handle_packet(now, road, bytes, out);
+            }
+            Input::Contacted { node, addr } => self.handle_contacted(node, addr, out),
             Input::Met { node } => self.handle_met(&node, out),
             Input::Refused { node } => self.handle_refused(now, &node, out),
-            Input::Silent { node } => {
-                if self.members.get(&node.name).is_some_and(|m| m.id == node) && self.is_here() {
-                    self.start_probe(now, &node.name, Purpose::Round, out);
-                }
-            }
+            Input::Silent { node } => self.handle_silent(now, &node, out),
+            Input::Outlived => self.handle_outlived(out),
             Input::Meta(meta) => self.handle_meta(now, meta, out),
             Input::Announce => self.announce(now, out),
             Input::Leave => self.handle_leave(now, out),
@@ -411,10 +427,30 @@ impl Swim {
         }
     }
 
+    fn handle_contacted(&mut self, node: NodeId, addr: SocketAddr, out: &mut Vec<Output>) {
+        if !self.is_here() || node.name == self.me.id.name {
+            return;
+        }
+        let has_left = |standing: Option<Standing>| {
+            standing.is_some_and(|s| s.state == State::Left && s.incarnation >= node.incarnation)
+        };
+        let wanted = match self.members.get(&node.name) {
+            Some(known) if known.id == node => known.state == State::Down,
+            Some(known) => node.supersedes(&known.id),
+            None => !has_left(self.tombstones.get(&node.name)),
+        };
+        if wanted {
+            out.push(Output::Keep { node, addr });
+        }
+    }
+
     /// Somebody's control channel stands: strangers and the lost are synced with.
     fn handle_met(&mut self, node: &NodeId, out: &mut Vec<Output>) {
         if !self.is_here() || node.name == self.me.id.name {
             return;
+        }
+        if let Some(member) = self.members.get_mut(&node.name).filter(|m| m.id == *node) {
+            member.was_met = true;
         }
         match self.members.get(&node.name) {
             Some(member) if member.id == *node && member.state == State::Alive => {}
@@ -428,9 +464,19 @@ impl Swim {
         if member.id != *node || !member.is_contactable() || !self.is_here() {
             return;
         }
+        if !member.was_met {
+            self.start_probe(now, &node.name, Purpose::Round, out);
+            return;
+        }
         let standing = Standing { state: State::Down, ..member.standing() };
         let me = self.me.id.name.clone();
         self.believe(now, &node.name, standing, Some(Why::Refused), &[me], out);
+    }
+
+    fn handle_silent(&mut self, now: Instant, node: &NodeId, out: &mut Vec<Output>) {
+        if self.members.get(&node.name).is_some_and(|m| m.id == *node) && self.is_here() {
+            self.start_probe(now, &node.name, Purpose::Round, out);
+        }
     }
 
     fn handle_meta(&mut self, now: Instant, meta: Meta, out: &mut Vec<Output>) {
@@ -445,6 +491,18 @@ impl Swim {
         out.push(Output::Changed);
     }
 
+    fn handle_outlived(&mut self, out: &mut Vec<Output>) {
+        if self.me.state == MeState::Superseded {
+            return;
+        }
+        self.me.state = MeState::Superseded;
+        self.probes.clear();
+        self.relays.clear();
+        self.announcement = None;
+        out.push(Output::Superseded);
+        out.push(Output::Changed);
+    }
+
     fn handle_leave(&mut self, now: Instant, out: &mut Vec<Output>) {
         if !self.is_here() {
             return;
@@ -454,6 +512,8 @@ impl Swim {
         self.relays.clear();
         self.spread_standing(now, &self.me.id.name.clone());
         out.push(Output::Changed);
+        let members = self.members.values().filter(|m| m.is_contactable());
+        out.extend(members.map(|m| Output::Release { node: m.id.clone() }));
         self.announce(now, out);
     }
 
@@ -469,6 +529,7 @@ impl Swim {
             self.members.values().filter(|m| expired(m)).map(|m| m.id.name.clone()).collect();
         for name in names {
             if let Some(member) = self.members.remove(&name) {
+                out.push(Output::Forget { node: member.id.clone() });
                 self.rumours.forget(&name);
                 self.tombstones.bar(name, member.standing());
                 out.push(Output::Changed);

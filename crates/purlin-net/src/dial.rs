@@ -73,6 +73,12 @@ async fn keep_up(peer: &Peer) {
             }
             continue;
         }
+        if peer.is_released() {
+            if let Some(transport) = peer.transport() {
+                transport.forget(peer);
+            }
+            return;
+        }
         slot.set_dialling(true);
         let dialled = dial(peer, slot).await;
         slot.set_dialling(false);

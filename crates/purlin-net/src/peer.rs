@@ -56,6 +56,8 @@ pub(crate) struct PeerInner {
     reach: Mutex<Reach>,
     /// Added by the user, not only by its own dial.
     pub(crate) is_added: AtomicBool,
+    /// Is not dialled again once its connections have ended.
+    is_released: AtomicBool,
     removed: watch::Sender<bool>,
     round_trip_nanos: AtomicU64,
 }
@@ -322,6 +324,7 @@ impl Peer {
             links,
             reach: Mutex::new(Reach::Unknown),
             is_added: AtomicBool::new(is_added),
+            is_released: AtomicBool::new(false),
             removed: watch::Sender::new(false),
             round_trip_nanos: AtomicU64::new(0),
         }))
@@ -345,6 +348,15 @@ impl Peer {
 
     pub(crate) fn link(&self, channel: ChannelId, index: u8) -> Option<&LinkSlot> {
         self.0.links.get(channel.index())?.get(usize::from(index))
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.is_released.store(true, Ordering::Relaxed);
+        self.0.is_added.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.0.is_released.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_removed(&self) -> bool {

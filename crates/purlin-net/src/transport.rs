@@ -472,6 +472,14 @@ impl Transport {
         }
     }
 
+    /// Dials `node` no more, but leaves its connections open until they end: what is under way
+    /// still arrives. For a peer that said goodbye.
+    pub fn release_peer(&self, node: &NodeId) {
+        if let Some(peer) = self.peer(node) {
+            peer.release();
+        }
+    }
+
     /// The peer with exactly this incarnation.
     #[must_use]
     pub fn peer(&self, node: &NodeId) -> Option<Peer> {

@@ -97,12 +97,7 @@ impl Swim {
     ) {
         let mine = self.my_standing();
         if standing.incarnation > mine.incarnation {
-            let by = NodeId::new(self.me.id.name.clone(), standing.incarnation);
-            self.me.state = MeState::Superseded;
-            self.probes.clear();
-            self.relays.clear();
-            self.announcement = None;
-            out.push(Output::Superseded { by });
+            self.handle_outlived(out);
             return;
         }
         if standing.incarnation < mine.incarnation {
@@ -171,6 +166,7 @@ impl Swim {
                 meta_version,
                 rtt: None,
                 heard_at: None,
+                was_met: false,
                 suspicion: None,
                 recontact: None,
                 accusers: BTreeSet::new(),
@@ -340,6 +336,7 @@ impl Swim {
                 member.accusers = accusers;
                 member.why = why.or(Some(Why::Silent));
                 member.recontact = Some(recontact);
+                member.was_met = false;
                 self.probes.remove(name);
                 let why = why.unwrap_or(Why::Silent);
                 out.push(Output::Event(Event::Down { node: node.clone(), why }));
@@ -349,7 +346,8 @@ impl Swim {
                 member.accusers.clear();
                 self.probes.remove(name);
                 out.push(Output::Event(Event::Left { node: node.clone() }));
-                out.push(Output::Forget { node });
+                // Not `Forget`: its last answers may still be on their way.
+                out.push(Output::Release { node });
             }
         }
         if self.pass_on {

@@ -46,7 +46,8 @@ pub struct ConfigBuilder {
     pub forget_left_after: Duration,
     /// The most members a node keeps; newcomers beyond it are refused and counted.
     pub members_max: usize,
-    /// The largest datagram payload the core produces, before sealing. 400 to 1,400.
+    /// The largest datagram payload the core produces, before sealing. 400 to
+    /// [`purlin_net::DATAGRAM_PAYLOAD_BYTES_MAX`], the default.
     pub datagram_bytes_max: usize,
     /// A wake-up this much later than asked for means this process stood still: the lost time
     /// is not held against other members.
@@ -128,7 +129,7 @@ impl Config {
             forget_down_after: Duration::from_secs(24 * 60 * 60),
             forget_left_after: Duration::from_secs(10 * 60),
             members_max: 4_096,
-            datagram_bytes_max: 1_100,
+            datagram_bytes_max: purlin_net::DATAGRAM_PAYLOAD_BYTES_MAX,
             stall_tolerance: Duration::from_millis(100),
         }
     }
@@ -174,7 +175,8 @@ impl ConfigBuilder {
         within("forget_down_after", self.forget_down_after, s(10), s(30 * 86_400))?;
         within("forget_left_after", self.forget_left_after, s(1), s(30 * 86_400))?;
         within("members_max", self.members_max, 1, 65_536)?;
-        within("datagram_bytes_max", self.datagram_bytes_max, 400, 1_400)?;
+        let datagram_max = purlin_net::DATAGRAM_PAYLOAD_BYTES_MAX;
+        within("datagram_bytes_max", self.datagram_bytes_max, 400, datagram_max)?;
         within("stall_tolerance", self.stall_tolerance, ms(5), s(60))?;
         Ok(Config(self))
     }

@@ -26,6 +26,14 @@ pub(crate) struct Announcement {
     tries: u32,
 }
 
+/// How a packet came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Road<'a> {
+    pub(crate) from: &'a NodeId,
+    pub(crate) addr: Option<SocketAddr>,
+    pub(crate) path: Path,
+}
+
 impl Swim {
     fn header(&self) -> Header {
         Header {
@@ -110,11 +118,11 @@ impl Swim {
     pub(super) fn handle_packet(
         &mut self,
         now: Instant,
-        from: &NodeId,
-        path: Path,
+        road: Road<'_>,
         bytes: &[u8],
         out: &mut Vec<Output>,
     ) {
+        let Road { from, path, .. } = road;
         if self.me.state == MeState::Superseded || from.name == self.me.id.name {
             return;
         }
@@ -126,6 +134,10 @@ impl Swim {
                 return;
             }
         };
+        if self.is_over(from) {
+            self.tell_that_it_is_over(road, out);
+            return;
+        }
         let is_state = matches!(packet.message, Message::SyncState { .. });
         // A newcomer's first sync teaches only itself.
         self.pass_on = !(is_state && self.members.is_empty());
@@ -147,6 +159,23 @@ impl Swim {
         self.answer(now, from, path, header, message, &correct, out);
     }
 
+    /// Whether `from` is a life that can never be a member again, and that we no longer even list.
+    fn is_over(&self, from: &NodeId) -> bool {
+        match self.members.get(&from.name) {
+            Some(member) => member.id.supersedes(from),
+            None => self.tombstones.get(&from.name).is_some_and(|barred| {
+                barred.incarnation > from.incarnation
+                    || barred.incarnation == from.incarnation && barred.state == State::Left
+            }),
+        }
+    }
+
+    fn tell_that_it_is_over(&mut self, road: Road<'_>, out: &mut Vec<Output>) {
+        let rumour = self.rumour_about(&road.from.name, Kind::Standing);
+        let bytes = self.compose(road.path, &Message::Gossip, rumour.as_slice());
+        self.dispatch(road.from.clone(), road.addr, road.path, bytes, out);
+    }
+
     /// Everything a packet proves about its sender.
     fn hear_sender(
         &mut self,
@@ -161,11 +190,8 @@ impl Swim {
             return;
         };
         if member.id != *from {
-            if from.supersedes(&member.id) {
-                hearing.pull = true;
-            } else {
-                hearing.correct.insert(from.name.clone());
-            }
+            // A later life; earlier ones do not get this far.
+            hearing.pull = true;
             return;
         }
         member.heard_at = Some(now);

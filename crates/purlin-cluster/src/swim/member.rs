@@ -251,6 +251,8 @@ pub(crate) struct Member {
     pub(crate) rtt: Option<Duration>,
     /// When it last gave a sign of life that reached us, by any road.
     pub(crate) heard_at: Option<Instant>,
+    /// Whether its control channel has stood since it was last down.
+    pub(crate) was_met: bool,
     /// Present exactly while `state` is `Suspect`.
     pub(crate) suspicion: Option<Suspicion>,
     /// Present exactly while `state` is `Down`.

@@ -37,6 +37,7 @@ pub(crate) fn name(n: usize) -> NodeName {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Action {
     Deliver { to: usize, to_id: NodeId, from: NodeId, control: bool, bytes: Vec<u8> },
+    Contacted { at: usize, who: usize },
     Met { at: usize, who: usize },
     Refused { at: usize, whom: NodeId },
     Wake { node: usize, plan: u64 },
@@ -151,9 +152,17 @@ impl World {
         if !self.linked(a, b) || !self.is_up(a) || !self.is_up(b) {
             return;
         }
-        for (at, who) in [(a, b), (b, a)] {
-            let delay = self.delay();
-            self.push(delay, Action::Met { at, who });
+        let delay = self.delay();
+        self.push(delay, Action::Contacted { at: a, who: b });
+    }
+
+    /// The transport of `a` has a control channel to `b`, if there is a way.
+    fn connect(&mut self, a: usize, b: usize) {
+        if self.linked(a, b) && self.is_up(a) && self.is_up(b) {
+            for (at, who) in [(a, b), (b, a)] {
+                let delay = self.delay();
+                self.push(delay, Action::Met { at, who });
+            }
         }
     }
 
@@ -210,6 +219,14 @@ impl World {
 
     pub(crate) fn heal(&mut self) {
         self.cuts.clear();
+        let kept: Vec<_> = self
+            .nodes
+            .iter()
+            .flat_map(|(n, node)| node.kept.iter().map(|id| (*n, number(id))))
+            .collect();
+        for (a, b) in kept {
+            self.connect(a, b);
+        }
     }
 
     pub(crate) fn input(&mut self, n: usize, input: Input<'_>) {
@@ -263,6 +280,12 @@ impl World {
                     self.input(node, Input::Woke);
                 }
             }
+            Action::Contacted { at, who } => {
+                if self.is_up(at) && self.is_up(who) {
+                    let node = self.nodes[&who].swim.node().clone();
+                    self.input(at, Input::Contacted { node, addr: addr(who) });
+                }
+            }
             Action::Met { at, who } => {
                 if self.is_up(at) && self.is_up(who) {
                     let node = self.nodes[&who].swim.node().clone();
@@ -287,7 +310,8 @@ impl World {
                     return true;
                 }
                 let path = if control { Path::Control } else { Path::Datagram };
-                self.input(to, Input::Packet { from, path, bytes: &bytes });
+                let addr = (!control).then(|| addr(number(&from)));
+                self.input(to, Input::Packet { from, addr, path, bytes: &bytes });
             }
         }
         true
@@ -299,9 +323,11 @@ impl World {
             Output::Send { to, path, bytes, .. } => self.send(n, to, path, bytes),
             Output::Event(event) => self.nodes.get_mut(&n).unwrap().events.push((now, event)),
             Output::Keep { node, .. } => {
+                let who = number(&node);
                 self.nodes.get_mut(&n).unwrap().kept.insert(node);
+                self.connect(n, who);
             }
-            Output::Forget { node } => {
+            Output::Forget { node } | Output::Release { node } => {
                 self.nodes.get_mut(&n).unwrap().kept.remove(&node);
             }
             Output::Recontact { addr, .. } => {
@@ -309,13 +335,13 @@ impl World {
                 self.meet(n, who);
             }
             Output::Announced => self.nodes.get_mut(&n).unwrap().announced += 1,
-            Output::Superseded { .. } => self.nodes.get_mut(&n).unwrap().superseded = true,
+            Output::Superseded => self.nodes.get_mut(&n).unwrap().superseded = true,
             Output::Changed => {}
         }
     }
 
     fn send(&mut self, n: usize, to_id: NodeId, path: Path, bytes: Vec<u8>) {
-        let to: usize = to_id.name.as_str()[1..].parse().unwrap();
+        let to = number(&to_id);
         let control = path == Path::Control;
         let len = u64::try_from(bytes.len()).unwrap();
         let from = self.nodes[&n].swim.node().clone();
@@ -363,7 +389,7 @@ impl World {
     fn note(&mut self, order: u64, action: &Action) {
         let size = match action {
             Action::Deliver { bytes, to, .. } => bytes.len() + to * 7,
-            Action::Met { at, who } => at * 31 + who,
+            Action::Contacted { at, who } | Action::Met { at, who } => at * 31 + who,
             Action::Refused { at, .. } => at + 1,
             Action::Wake { node, .. } => *node,
         };
@@ -468,6 +494,10 @@ impl World {
 
 pub(crate) fn addr(n: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], u16::try_from(n).unwrap()))
+}
+
+fn number(node: &NodeId) -> usize {
+    node.name.as_str()[1..].parse().unwrap()
 }
 
 /// Runs `scenario` for many seeds; `PURLIN_SIM_SEED` replays one, `PURLIN_SIM_SEEDS` sets how many.
