@@ -8,7 +8,7 @@ use crate::{
     AnyProcess, ExitReason, MonitorId, Monitored, Pid, ProcessId, ProcessRef, Processes, Server,
     SpawnError, SpawnOptions, Unwatch,
     link::{self, DownToProcess},
-    process::Process,
+    process::{Process, Ready},
     timer::Timers,
 };
 
@@ -20,6 +20,10 @@ pub struct Context<S: Server> {
     timers: Timers,
     watching: BTreeMap<MonitorId, Unwatch>,
     pub(crate) stopping: Option<ExitReason>,
+    /// Who is told that the process is up; gone once told.
+    ready: Option<Ready>,
+    /// Whether the end of `init` is not yet the end of the start.
+    holds_ready: bool,
     pub(crate) trace: Option<TraceContext>,
 }
 
@@ -35,9 +39,11 @@ impl<S: Server> fmt::Debug for Context<S> {
 }
 
 impl<S: Server> Context<S> {
-    pub(crate) fn new(process: Arc<Process<S>>) -> Self {
+    pub(crate) fn new(process: Arc<Process<S>>, ready: Ready) -> Self {
         Self {
             process,
+            ready: Some(ready),
+            holds_ready: false,
             timers: Timers::default(),
             watching: BTreeMap::new(),
             stopping: None,
@@ -89,6 +95,9 @@ impl<S: Server> Context<S> {
 
     /// Whether exits of linked processes arrive as [`Info::Exit`](crate::Info::Exit) from now on,
     /// instead of ending this process. Returns what held before.
+    ///
+    /// The exit of the process that started this one linked, such as its supervisor, cannot be
+    /// trapped: it ends this process in order, whatever its reason.
     pub fn trap_exit(&mut self, trap: bool) -> bool {
         let before = self.process.core.traps_exit();
         self.process.core.set_traps_exit(trap);
@@ -163,6 +172,39 @@ impl<S: Server> Context<S> {
 
     pub(crate) fn now(&self) -> Instant {
         self.process.core.system.clock.now()
+    }
+
+    /// Leaves it to [`Context::tell_ready`] to say that the process is up.
+    pub(crate) fn hold_ready(&mut self) {
+        self.holds_ready = true;
+    }
+
+    pub(crate) fn tell_ready(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.tell(self.pid(), Ok(()));
+        }
+    }
+
+    pub(crate) fn init_ended(&mut self) {
+        if !self.holds_ready {
+            self.tell_ready();
+        }
+    }
+
+    /// Who waits to hear that the process is up, and must hear now that it is not.
+    pub(crate) fn take_ready(&mut self) -> Option<Ready> {
+        self.ready.take()
+    }
+
+    pub(crate) fn timer_at(&mut self, key: &'static str, due: Instant) {
+        self.timers.once(key, due);
+    }
+
+    /// Waits for the next timer and takes it; for ever if there is none.
+    pub(crate) async fn timer_due(&mut self) {
+        while self.take_due_timer().is_none() {
+            std::future::poll_fn(|cx| self.poll_timers(cx)).await;
+        }
     }
 
     pub(crate) fn end_watching(&mut self, monitor: MonitorId) -> bool {

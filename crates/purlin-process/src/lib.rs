@@ -15,6 +15,7 @@
 //! - [`mailbox`]: the bounded queue; [`call`]: a local call; [`deadline`]: no timer per call
 //! - [`exit`], [`link`], [`timer`]: ends, who hears of them, and time
 //! - [`system`]: all [`Processes`] of a node; [`registry`]: their names; [`introspect`]
+//! - [`supervisor`]: who starts them again
 //! - [`remote`], [`address`]: the seam to other nodes
 
 pub mod address;
@@ -31,6 +32,7 @@ pub mod message;
 pub mod process;
 pub mod registry;
 pub mod remote;
+pub mod supervisor;
 pub mod system;
 pub mod timer;
 
@@ -52,6 +54,10 @@ pub use remote::{
     Answer, ConsumeRoute, Consumed, DecodeError, Encode, EncodeError, Inbound, Outbound,
     RemoteMessage, RemoteRef, RemoteServer, RemoteTarget, ReplyRoute, ReplySlot, ReplyTo, Target,
     Undelivered, current_trace, with_trace,
+};
+pub use supervisor::{
+    Backoff, ChildCounts, ChildError, ChildInfo, ChildSpec, ChildState, Intensity, Restart,
+    Shutdown, Strategy, Supervisor, SupervisorRef, SupervisorSpec,
 };
 pub use system::{InboundCounts, ProcessLimits, Processes, ShutdownReport};
 

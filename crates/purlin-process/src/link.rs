@@ -167,7 +167,11 @@ pub(crate) fn unlink(a: &AnyProcess, b: &AnyProcess) {
 
 fn carry_exit(to: &AnyProcess, from: &Pid, reason: &ExitReason) {
     let control = to.control();
-    if control.core().traps_exit() {
+    let core = control.core();
+    if core.traps_exit() && core.parent == Some(from.process) {
+        // Nobody is left to end it in order; as with OTP's behaviours this cannot be trapped.
+        control.raise(Signal::Exit(reason.clone()));
+    } else if core.traps_exit() {
         control.push_info(Info::Exit { from: from.clone(), reason: reason.clone() });
     } else if !reason.is_normal() {
         control.raise(Signal::Exit(reason.clone()));

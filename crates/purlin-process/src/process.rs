@@ -636,18 +636,16 @@ pub(crate) struct Birth {
 pub(crate) enum Ready {
     /// A task that waits for it.
     Waiter(oneshot::Sender<Result<(), SpawnError>>),
-    #[expect(dead_code, reason = "supervisors land next")]
     /// The supervisor, by an info; a failure reaches it as the child's exit.
     Supervisor(AnyProcess),
 }
 
 /// The info a supervisor gets when a child's `init` has succeeded.
 #[derive(Debug)]
-#[expect(dead_code, reason = "supervisors land next")]
 pub(crate) struct ChildStarted(pub(crate) ProcessId);
 
 impl Ready {
-    fn tell(self, pid: &Pid, outcome: Result<(), SpawnError>) {
+    pub(crate) fn tell(self, pid: &Pid, outcome: Result<(), SpawnError>) {
         match self {
             // The waiter may have gone, and kills the process then.
             Self::Waiter(waiter) => drop(waiter.send(outcome)),
@@ -720,19 +718,23 @@ pub(crate) async fn run<S: Server>(
     if let Some(task) = tokio::task::try_id() {
         process.core.task.get_or_init(|| task);
     }
-    let mut ctx = Context::new(Arc::clone(&process));
+    let mut ctx = Context::new(Arc::clone(&process), ready);
     let mut server = match init::<S>(&process, args, &mut ctx, options.start_within).await {
         Ok(server) => server,
         Err((reason, error)) => {
             ending.reason = reason;
+            let ready = ctx.take_ready();
             drop(ctx);
+            // Told last: who hears of the failure finds the name free and the process gone.
             drop(ending);
-            ready.tell(&process.core.pid, Err(error));
+            if let Some(ready) = ready {
+                ready.tell(&process.core.pid, Err(error));
+            }
             return;
         }
     };
     process.core.enter(Phase::Running);
-    ready.tell(&process.core.pid, Ok(()));
+    ctx.init_ended();
     let ended = AssertUnwindSafe(live(&process, &mut server, &mut ctx)).catch_unwind().await;
     let reason = ended.unwrap_or_else(|panic| ExitReason::from_panic(&*panic));
     process.core.enter(Phase::Terminating);
@@ -748,7 +750,13 @@ pub(crate) async fn run<S: Server>(
     if let Err(panic) = dropped {
         tracing::error!(process = %process.core.pid, kind = S::KIND, reason = %ExitReason::from_panic(&*panic), "dropping the state panicked");
     }
+    let ready = ctx.take_ready();
     drop(ctx);
+    if let Some(ready) = ready {
+        let error = SpawnError::Init(ending.reason.clone());
+        drop(ending);
+        ready.tell(&process.core.pid, Err(error));
+    }
 }
 
 async fn init<S: Server>(
