@@ -64,7 +64,7 @@ impl Reader {
             match self.deliver(&mut desk) {
                 Batch::Delivered(count) => self.finish_batch(&mut desk, count).await,
                 Batch::Broken(cause, farewell) => {
-                    self.finish_batch(&mut desk, 0).await;
+                    self.end_batch(&mut desk);
                     return self.connection.close(cause, farewell);
                 }
             }
@@ -103,6 +103,16 @@ impl Reader {
         if count == 0 {
             return;
         }
+        self.end_batch(desk);
+        if count > 1 && !self.connection.has_pending() {
+            // Whoever was woken by this batch will likely send: one write for all of them.
+            tokio::task::yield_now().await;
+        }
+        self.connection.uncork();
+    }
+
+    /// Tells the services that got something that their batch is complete.
+    fn end_batch(&self, desk: &mut Desk) {
         let services = self.peer.services();
         for word in 0..desk.touched.len() {
             let mut bits = std::mem::take(&mut desk.touched[word]);
@@ -115,11 +125,6 @@ impl Reader {
                 }
             }
         }
-        if count > 1 && !self.connection.has_pending() {
-            // Whoever was woken by this batch will likely send: one write for all of them.
-            tokio::task::yield_now().await;
-        }
-        self.connection.uncork();
     }
 
     /// Hands out all complete frames.

@@ -432,6 +432,12 @@ impl Transport {
         numbered.find(|(spec, _)| spec.name == *name).map(|(_, at)| ChannelId(at))
     }
 
+    /// The largest message of `channel`, if there is such a channel.
+    #[must_use]
+    pub fn payload_bytes_max(&self, channel: ChannelId) -> Option<usize> {
+        Some(self.inner.config.channels.get(channel.index())?.payload_bytes_max)
+    }
+
     /// Asks who listens at `addr`: a TLS connection and a handshake that makes nobody a peer.
     ///
     /// # Errors

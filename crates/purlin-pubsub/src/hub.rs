@@ -579,12 +579,18 @@ impl Hub {
     // Peers and interest.
 
     /// A peer is connected, perhaps again: ask for its interest.
-    pub(crate) fn peer_up(&self, node: &NodeId, port: impl FnOnce() -> Box<dyn PeerPort>) {
+    pub(crate) fn peer_up(&self, node: &NodeId, port: Box<dyn PeerPort>) {
         {
             let mut tables = self.tables.write();
-            let entry =
-                tables.peers.entry(node.clone()).or_insert_with(|| self.peer_entry(node, port()));
-            entry.interest.doubt();
+            match tables.peers.get_mut(node) {
+                // It may have been away without notice, and its old port lead nowhere.
+                Some(entry) => {
+                    entry.link = Arc::new(entry.link.through(port));
+                    entry.interest.doubt();
+                    self.invalidate_all();
+                }
+                None => drop(tables.peers.insert(node.clone(), self.peer_entry(node, port))),
+            }
         }
         {
             let mut announcer = self.announcer.lock();
@@ -606,6 +612,20 @@ impl Hub {
         self.settled.notify_waiters();
     }
 
+    /// Events about peers were missed: asks who is still up, and drops who is not.
+    pub(crate) fn look_at_peers(&self) {
+        let mut gone = Vec::new();
+        for (node, peer) in &mut self.tables.write().peers {
+            if peer.link.port.is_up() {
+                peer.interest.doubt();
+            } else {
+                gone.push(node.clone());
+            }
+        }
+        gone.iter().for_each(|node| self.peer_down(node));
+        self.announce.notify_one();
+    }
+
     /// A frame of the interest protocol arrived.
     pub(crate) fn on_interest(
         &self,
@@ -620,6 +640,11 @@ impl Hub {
         };
         match frame {
             InterestFrame::Ask => {
+                self.tables
+                    .write()
+                    .peers
+                    .entry(from.clone())
+                    .or_insert_with(|| self.peer_entry(from, port()));
                 {
                     let mut announcer = self.announcer.lock();
                     announcer.peer_up(from.clone());

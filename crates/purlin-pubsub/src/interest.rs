@@ -174,6 +174,7 @@ impl Announcer {
     }
 
     /// Whether anything waits for an acknowledgement or could not be sent.
+    #[cfg(test)]
     pub(crate) fn is_waiting(&self) -> bool {
         self.peers.values().any(|link| link.stale || link.unanswered.is_some())
     }

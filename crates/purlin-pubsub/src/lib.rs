@@ -15,8 +15,6 @@
 //! `interest` (which node wants what, pure), `hub` (publishing, delivering, peers' frames), `wire`,
 //! `transport` and `driver` (the shells), [`typed`].
 
-#![expect(dead_code, reason = "the transport's side lands with purlin-net")]
-
 mod driver;
 mod error;
 mod hub;
@@ -34,6 +32,7 @@ mod roster;
 mod stats;
 mod subscription;
 pub mod topic;
+mod transport;
 pub mod typed;
 mod wire;
 
@@ -49,4 +48,5 @@ pub use subscription::{
     Delivery, METADATA_BYTES_MAX, SubscribeOptions, Subscription, SubscriptionId,
 };
 pub use topic::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX, Topic, TopicError};
+pub use transport::StartError;
 pub use typed::{TypedSubscription, TypedTopic};

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use crate::interest::InterestFrame;
 pub(crate) enum Unsent {
     /// The peer's credit or the backlog is used up.
     Full,
-    /// There is no connection, or it ended.
+    /// There is no connection, or it ended, or the peer takes no message as large as this.
     Unreachable,
 }
 
@@ -35,6 +38,9 @@ pub(crate) trait PeerPort: Send + Sync + fmt::Debug {
 
     /// Sends an interest frame on `control`, in order with all others.
     fn send_interest(&self, frame: &[u8]) -> Result<(), Unsent>;
+
+    /// Whether the peer is connected.
+    fn is_up(&self) -> bool;
 }
 
 /// See the module.
@@ -42,6 +48,11 @@ pub(crate) trait PeerPort: Send + Sync + fmt::Debug {
 pub(crate) struct PeerLink {
     pub(crate) node: NodeId,
     pub(crate) port: Box<dyn PeerPort>,
+    counts: Arc<LinkCounts>,
+}
+
+#[derive(Debug, Default)]
+struct LinkCounts {
     sent: AtomicU64,
     sent_bytes: AtomicU64,
     full: AtomicU64,
@@ -50,8 +61,12 @@ pub(crate) struct PeerLink {
 
 impl PeerLink {
     pub(crate) fn new(node: NodeId, port: Box<dyn PeerPort>) -> Self {
-        let zero = AtomicU64::default;
-        Self { node, port, sent: zero(), sent_bytes: zero(), full: zero(), unreachable: zero() }
+        Self { node, port, counts: Arc::default() }
+    }
+
+    /// The same peer through another port.
+    pub(crate) fn through(&self, port: Box<dyn PeerPort>) -> Self {
+        Self { node: self.node.clone(), port, counts: Arc::clone(&self.counts) }
     }
 
     pub(crate) fn send_message(&self, head: &[u8], payload: &[u8]) -> Result<(), Unsent> {
@@ -79,21 +94,21 @@ impl PeerLink {
     fn count(&self, result: Result<(), Unsent>, bytes: usize) {
         match result {
             Ok(()) => {
-                self.sent.fetch_add(1, Ordering::Relaxed);
-                self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.counts.sent.fetch_add(1, Ordering::Relaxed);
+                self.counts.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             }
             Err(Unsent::Full) => {
-                self.full.fetch_add(1, Ordering::Relaxed);
+                self.counts.full.fetch_add(1, Ordering::Relaxed);
             }
             Err(Unsent::Unreachable) => {
-                self.unreachable.fetch_add(1, Ordering::Relaxed);
+                self.counts.unreachable.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
     /// Messages and bytes sent, and messages refused because of a bound or a missing connection.
     pub(crate) fn counts(&self) -> [u64; 4] {
-        [&self.sent, &self.sent_bytes, &self.full, &self.unreachable]
-            .map(|count| count.load(Ordering::Relaxed))
+        let LinkCounts { sent, sent_bytes, full, unreachable } = &*self.counts;
+        [sent, sent_bytes, full, unreachable].map(|count| count.load(Ordering::Relaxed))
     }
 }

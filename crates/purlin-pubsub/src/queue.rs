@@ -260,10 +260,6 @@ impl<H> Queue<H> {
         self.closed
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -10,7 +10,6 @@
 //!
 //! The head is built once per publish; every receiving node gets the same bytes.
 
-use bytes::Bytes;
 use purlin_core::{HlcTimestamp, hlc::NodeTag};
 
 use crate::message::{HEADERS_BYTES_MAX, HEADERS_MAX, Headers};
@@ -68,10 +67,6 @@ impl Decoded<'_> {
         bytes[..8].copy_from_slice(&self.time);
         bytes[8..].copy_from_slice(&publisher.0.to_be_bytes());
         HlcTimestamp::from_bytes(bytes)
-    }
-
-    pub(crate) fn payload(&self, frame: &Bytes) -> Bytes {
-        frame.slice(self.payload_at..)
     }
 }
 
