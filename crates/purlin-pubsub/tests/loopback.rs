@@ -1,4 +1,5 @@
 //! Pubsub over real transports: mutual TLS on loopback, several nodes in one process.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 use std::{
     sync::{Arc, LazyLock},
