@@ -338,6 +338,7 @@ struct Counts {
     undecodable: AtomicU64,
     panics: AtomicU64,
     overloaded: AtomicU64,
+    draining: AtomicU64,
     abandoned: AtomicU64,
     cancelled: AtomicU64,
     expired: AtomicU64,
@@ -371,6 +372,8 @@ pub struct RpcStats {
     pub panics: u64,
     /// Requests refused because [`RpcLimits::handlers_max`] was reached.
     pub overloaded: u64,
+    /// Requests refused because this node drains.
+    pub draining: u64,
     /// Responders dropped without an answer.
     pub abandoned: u64,
     /// Handlers stopped because their caller gave up.
@@ -613,6 +616,22 @@ impl Rpc {
         outcomes
     }
 
+    /// From now on refuses new calls with [`CallError::Draining`], nothing done; those accepted
+    /// before are answered. Casts are still handled: nobody would hear the refusal. There is no
+    /// way back.
+    pub fn refuse_new(&self) {
+        self.0.handlers.is_draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Calls accepted here and not answered yet. After [`Rpc::refuse_new`] it only falls. An
+    /// answer may still wait to be written when this is 0: see [`ConnectionStats`].
+    ///
+    /// [`ConnectionStats`]: crate::ConnectionStats
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.handlers.running.load(Ordering::SeqCst)
+    }
+
     /// Counts since start.
     #[must_use]
     pub fn stats(&self) -> RpcStats {
@@ -630,6 +649,7 @@ impl Rpc {
             undecodable: get(&counts.undecodable),
             panics: get(&counts.panics),
             overloaded: get(&counts.overloaded),
+            draining: get(&counts.draining),
             abandoned: get(&counts.abandoned),
             cancelled: get(&counts.cancelled),
             expired: get(&counts.expired),
@@ -651,6 +671,7 @@ impl Rpc {
             ("purlin_net_rpc_undecodable_total", stats.undecodable),
             ("purlin_net_rpc_panics_total", stats.panics),
             ("purlin_net_rpc_overloaded_total", stats.overloaded),
+            ("purlin_net_rpc_draining_total", stats.draining),
             ("purlin_net_rpc_abandoned_total", stats.abandoned),
             ("purlin_net_rpc_cancelled_total", stats.cancelled),
             ("purlin_net_rpc_expired_total", stats.expired),
@@ -809,7 +830,14 @@ impl RpcInner {
         let responder = match call {
             None => None,
             Some((call, _)) => {
-                let running = self.handlers.running.fetch_add(1, Ordering::Relaxed);
+                // Counted before the drain is looked at, and `Rpc::refuse_new` is followed by a
+                // look at the count: no call slips through between the two.
+                let running = self.handlers.running.fetch_add(1, Ordering::SeqCst);
+                if self.handlers.is_draining.load(Ordering::SeqCst) {
+                    self.handlers.running.fetch_sub(1, Ordering::Relaxed);
+                    self.stats.draining.fetch_add(1, Ordering::Relaxed);
+                    return refuse(FailureCode::Draining, "this node takes no new calls");
+                }
                 if running >= self.handlers.running_max {
                     self.handlers.running.fetch_sub(1, Ordering::Relaxed);
                     self.stats.overloaded.fetch_add(1, Ordering::Relaxed);

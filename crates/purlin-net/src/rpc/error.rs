@@ -51,6 +51,9 @@ pub enum CallError {
     /// The peer handles as many requests as it may. Nothing ran.
     #[error("overloaded: {0}")]
     Overloaded(String),
+    /// The peer is being drained and takes no new calls. Nothing ran; call another node.
+    #[error("draining: {0}")]
+    Draining(String),
     /// The handler panicked half-way.
     #[error("handler panicked: {0}")]
     Panicked(String),
@@ -90,6 +93,7 @@ impl CallError {
             FailureCode::Deadline => Self::Deadline,
             FailureCode::NoProcess => Self::NoProcess(text),
             FailureCode::Stale => Self::Stale(text),
+            FailureCode::Draining => Self::Draining(text),
             FailureCode::Other => Self::Other(text),
         }
     }
@@ -105,6 +109,7 @@ impl CallError {
             | Self::Undecodable(_)
             | Self::Rejected { .. }
             | Self::Overloaded(_)
+            | Self::Draining(_)
             | Self::NoProcess(_)
             | Self::Stale(_) => Outcome::NotDone,
             Self::Deadline
@@ -126,6 +131,7 @@ impl CallError {
             Self::NoService(_)
             | Self::NoMethod(_)
             | Self::Overloaded(_)
+            | Self::Draining(_)
             | Self::Rejected { elsewhere: true, .. } => Advice::RetryElsewhere(None),
             Self::Deadline | Self::Lost { .. } | Self::Panicked(_) | Self::Abandoned(_) => {
                 Advice::SameRequestIdOnly

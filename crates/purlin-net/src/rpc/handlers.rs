@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -56,6 +56,8 @@ pub(crate) struct Handlers {
     cancels: Mutex<BTreeMap<At, OnCancel>>,
     /// Calls not answered yet.
     pub(crate) running: AtomicUsize,
+    /// New calls are refused, because the node drains.
+    pub(crate) is_draining: AtomicBool,
     pub(crate) running_max: usize,
 }
 
@@ -71,6 +73,7 @@ impl Handlers {
             table: ArcSwap::from_pointee(Table::default()),
             cancels: Mutex::new(BTreeMap::new()),
             running: AtomicUsize::new(0),
+            is_draining: AtomicBool::new(false),
             running_max,
         }
     }

@@ -75,6 +75,8 @@ pub enum FailureCode {
     NoProcess = 10,
     /// The process called is a later life than the one meant.
     Stale = 11,
+    /// The node is being drained and takes no new calls.
+    Draining = 12,
     /// A code of a later version.
     Other = 255,
 }
@@ -93,6 +95,7 @@ impl FailureCode {
             9 => Self::Deadline,
             10 => Self::NoProcess,
             11 => Self::Stale,
+            12 => Self::Draining,
             _ => Self::Other,
         }
     }
