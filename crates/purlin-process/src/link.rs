@@ -27,11 +27,11 @@ pub trait Monitored {
 
 /// Ends the watching it came from, if it still watches, when called or dropped.
 #[must_use = "dropping it ends the watching"]
-pub struct Unwatch(Option<Box<dyn FnOnce() + Send>>);
+pub struct Unwatch(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Unwatch {
     /// Runs `end` when this is dropped.
-    pub fn new(end: impl FnOnce() + Send + 'static) -> Self {
+    pub fn new(end: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self(Some(Box::new(end)))
     }
 

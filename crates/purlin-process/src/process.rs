@@ -739,8 +739,9 @@ pub(crate) async fn run<S: Server>(
     let reason = ended.unwrap_or_else(|panic| ExitReason::from_panic(&*panic));
     process.core.enter(Phase::Terminating);
     process.mailbox.close(&reason);
-    ending.reason = if reason == ExitReason::Killed {
-        reason
+    // Not the reason decides: a link can carry another's `Killed` to a process that may clean up.
+    ending.reason = if process.mailbox.is_killed() {
+        ExitReason::Killed
     } else {
         terminate(&process, &mut server, &mut ctx, reason, options.terminate_within).await
     };
