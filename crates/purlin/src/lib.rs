@@ -1,1 +1,66 @@
-//! purlin
+//! Purlin ties processes on many machines together: a service becomes a node of a cluster with a
+//! few lines.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use purlin::prelude::*;
+//!
+//! let authority = DevAuthority::new()?; // in production: certificates from files, see `Config`
+//! let node = Node::builder().name("n1").dev(&authority).start().await?;
+//! assert_eq!(node.cluster().view().members.len(), 1);
+//! # node.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! # The ladder
+//! Every capability sits on a rung; code written at one rung keeps working at the next, and a
+//! service pays only for what it uses.
+//!
+//! | level | accessor | guarantee |
+//! |---|---|---|
+//! | 0 | [`Node::processes`], also on [`LocalNode`] | local |
+//! | 1 | [`Node::cluster`] | each side of a cut sees itself |
+//! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
+//! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
+//!
+//! # In reading order
+//! - [`Node`] and [`NodeBuilder`]; [`LocalNode`], the node without a network
+//! - [`Config`], [`Sources`]: `purlin.toml`, environment, flags
+//! - [`DataDir`]: what a node keeps between its lives
+//! - [`DevAuthority`]: certificates for tests and one machine
+//! - [`core`], [`process`], [`net`], [`cluster`], [`pubsub`]: the floors below, whole
+//!
+//! This crate is wiring: it holds no protocol and decides nothing that a floor below could decide.
+
+mod builder;
+pub mod config;
+mod data_dir;
+mod dev;
+mod error;
+mod local;
+mod node;
+
+pub use builder::NodeBuilder;
+pub use config::{Config, ConfigError, Sources};
+pub use data_dir::{DataDir, DataDirError};
+pub use dev::DevAuthority;
+pub use error::StartError;
+pub use local::{LocalBuilder, LocalNode};
+pub use node::{Node, Stop};
+
+pub use purlin_cluster as cluster;
+pub use purlin_core as core;
+pub use purlin_macros::server;
+pub use purlin_net as net;
+pub use purlin_process as process;
+pub use purlin_pubsub as pubsub;
+
+/// What most programs need.
+pub mod prelude {
+    pub use purlin_core::{Advice, NodeId, NodeName, Outcome};
+    pub use purlin_process::{
+        CallError, CastError, Context, ExitReason, Info, ProcessRef, Processes, SpawnOptions,
+    };
+
+    pub use crate::{Config, DevAuthority, LocalNode, Node, StartError, Stop, server};
+}

@@ -1,0 +1,31 @@
+use purlin_cluster::discovery::DiscoveryError;
+use purlin_net::{BindError, CertError};
+
+use crate::{ConfigError, DataDirError};
+
+/// Why a node did not start. Nothing is left running; an incarnation may have been used up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is missing, out of bounds, or names a file that is not what it should be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data dir cannot be used; another process may hold it.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The development authority could not issue a certificate.
+    #[error(transparent)]
+    Certificate(#[from] CertError),
+    /// The cluster address cannot be listened on, or the certificate is not for this node.
+    #[error("cluster.bind: {0}")]
+    Bind(#[from] BindError),
+    /// A seed, seed file or DNS name cannot be used.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// The largest message does not fit the channel it would travel on.
+    #[error("limits.message_bytes_max: {0}")]
+    PubSub(#[from] purlin_pubsub::StartError),
+    /// What the node says of itself is too much to tell everybody.
+    #[error(transparent)]
+    Cluster(#[from] purlin_cluster::StartError),
+}

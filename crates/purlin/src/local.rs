@@ -1,0 +1,104 @@
+//! Level 0: a node without a network.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use purlin_core::{Clock, Incarnation, NodeId, SystemClock};
+use purlin_process::{ProcessLimits, Processes, ShutdownReport};
+use purlin_pubsub::PubSub;
+
+use crate::{Config, DataDir, Sources, StartError};
+
+/// What a [`LocalNode`] starts from; made by [`NodeBuilder::local`](crate::NodeBuilder::local).
+#[derive(Debug)]
+pub struct LocalBuilder {
+    pub(crate) settings: Sources,
+    pub(crate) keeps_data: bool,
+}
+
+impl LocalBuilder {
+    /// Starts the node. Opens no socket; must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] for a name that is none or a data dir that cannot be used.
+    // Async so that going to a cluster, which has to wait, changes the builder's line only.
+    #[expect(clippy::unused_async, reason = "the same shape as NodeBuilder::start")]
+    pub async fn start(self) -> Result<LocalNode, StartError> {
+        let config = self.settings.load()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (data, id) = identity(&config, self.keeps_data, clock.as_ref())?;
+        let limits = ProcessLimits { processes_max: config.limits.processes_max };
+        let pubsub = PubSub::on_one_node(id.clone(), pubsub_limits(&config), Arc::clone(&clock));
+        let processes = Processes::with_limits(id, clock, limits);
+        Ok(LocalNode { processes, pubsub, _data: data.map(Arc::new) })
+    }
+}
+
+/// Settles who this process is: name, and an incarnation no earlier process had.
+pub(crate) fn identity(
+    config: &Config,
+    keeps_data: bool,
+    clock: &dyn Clock,
+) -> Result<(Option<DataDir>, NodeId), StartError> {
+    let data = keeps_data.then(|| DataDir::open(&config.node.data_dir)).transpose()?;
+    let incarnation = match &data {
+        Some(data) => data.next_incarnation(clock.wall())?,
+        // Without a disk the wall clock is all there is to tell one life from the next.
+        None => Incarnation::at_start(clock.wall(), None),
+    };
+    Ok((data, NodeId::new(config.node.name.clone(), incarnation)))
+}
+
+pub(crate) fn pubsub_limits(config: &Config) -> purlin_pubsub::Limits {
+    let message = NonZeroUsize::new(config.limits.message_bytes_max)
+        .expect("at least 1 KiB: its key says so");
+    purlin_pubsub::Limits { message_bytes_max: message, ..purlin_pubsub::Limits::default() }
+}
+
+/// A node that stands alone: processes, supervisors, the local registry, timers and publish and
+/// subscribe, no network.
+///
+/// For programs that want these today and perhaps a cluster later: the same code then runs on a
+/// [`Node`](crate::Node), and only the line that starts it changes. What needs a cluster does not
+/// exist here, so asking for it is a compile error and not a surprise at run time.
+///
+/// Clones are the same node. Kept across a restart: the incarnation, when there is a data dir.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), purlin::StartError> {
+/// let node = purlin::Node::builder().name("n1").local().start().await?;
+/// assert_eq!(node.id().name.as_str(), "n1");
+/// assert_eq!(node.processes().live(), 0);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct LocalNode {
+    processes: Processes,
+    pubsub: PubSub,
+    // Held for its lock.
+    _data: Option<Arc<DataDir>>,
+}
+
+impl LocalNode {
+    /// Who this is.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        self.processes.node()
+    }
+
+    /// Level 0: processes, their registry and their supervisors.
+    #[must_use]
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    /// Publish and subscribe among the subscribers of this process.
+    #[must_use]
+    pub fn pubsub(&self) -> &PubSub {
+        &self.pubsub
+    }
+
+    /// Ends all processes, the youngest first, `within` at most; see [`Processes::shutdown`].
+    pub async fn shutdown(&self, within: Duration) -> ShutdownReport {
+        self.processes.shutdown(within).await
+    }
+}
