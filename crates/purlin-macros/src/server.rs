@@ -71,13 +71,10 @@ pub(crate) struct Server {
     pub(crate) visibility: Visibility,
 }
 
-/// A block that was not understood.
+/// A block that was not, still to be emitted so that the only errors are ours.
 pub(crate) struct Refused {
     pub(crate) error: Error,
     pub(crate) block: ItemImpl,
-    /// Whether at least its type could be a server's: then it is emitted all the same, so that
-    /// the only errors are ours.
-    pub(crate) could_be_server: bool,
 }
 
 /// Names the handle uses itself.
@@ -85,12 +82,8 @@ const HANDLE_METHODS: [&str; 6] = ["spawn", "spawn_with", "within", "address", "
 
 impl Server {
     pub(crate) fn read(options: Options, mut block: ItemImpl) -> Result<Self, Box<Refused>> {
-        let name = match block_name(&block) {
-            Ok(name) => name,
-            Err(error) => return Err(Box::new(Refused { error, block, could_be_server: false })),
-        };
         let mut errors = Errors(None);
-        let tries_init = tries_init(&block);
+        let name = errors.note(block_name(&block));
         let mut methods = Vec::new();
         for item in &mut block.items {
             if let ImplItem::Fn(method) = item {
@@ -98,10 +91,11 @@ impl Server {
                 methods.extend(errors.note(read).flatten());
             }
         }
-        errors.note(check_together(&block, &methods, tries_init));
-        if let Some(error) = errors.0 {
-            return Err(Box::new(Refused { error, block, could_be_server: true }));
-        }
+        errors.note(check_together(&block, &methods));
+        let Some(name) = name.filter(|_| errors.0.is_none()) else {
+            let error = errors.0.expect("a name is missing only with an error");
+            return Err(Box::new(Refused { error, block }));
+        };
         let visibility = most_visible(&methods);
         Ok(Self { options, ty: (*block.self_ty).clone(), block, name, methods, visibility })
     }
@@ -146,7 +140,7 @@ fn block_name(block: &ItemImpl) -> syn::Result<Ident> {
     }
     if !block.generics.params.is_empty() {
         let message = "a server cannot be generic: its messages need one name on the wire; \
-                       put `#[server]` on a struct with the parameters filled in";
+                       put `#[server]` on a type with the parameters filled in";
         return Err(Error::new(block.generics.span(), message));
     }
     let Type::Path(path) = &*block.self_ty else {
@@ -157,14 +151,13 @@ fn block_name(block: &ItemImpl) -> syn::Result<Ident> {
     };
     let last = path.path.segments.last().expect("a path has a segment");
     if !last.arguments.is_none() {
-        let message = "a server cannot have type parameters: its messages need one name on the wire; \
-                       put `#[server]` on a struct of its own around the type";
+        let message = "a server cannot have type parameters: name the type with an alias-free struct of its own";
         return Err(Error::new(last.arguments.span(), message));
     }
     Ok(last.ident.clone())
 }
 
-fn check_together(block: &ItemImpl, methods: &[Method], tries_init: bool) -> syn::Result<()> {
+fn check_together(block: &ItemImpl, methods: &[Method]) -> syn::Result<()> {
     let mut errors = Errors(None);
     for role in [Role::Init, Role::Info, Role::Terminate, Role::Summary] {
         let mut of_role = methods.iter().filter(|method| method.role.is(&role));
@@ -176,7 +169,7 @@ fn check_together(block: &ItemImpl, methods: &[Method], tries_init: bool) -> syn
                 second.name.span(),
                 format!("`{}` is a second `#[{word}]`; `{first}` is one already", second.name),
             )));
-        } else if first.is_none() && matches!(role, Role::Init) && !tries_init {
+        } else if first.is_none() && matches!(role, Role::Init) && !any_init(block) {
             let message = "a server needs a method marked `#[init]` that makes the state";
             errors.note::<()>(Err(Error::new(block.self_ty.span(), message)));
         }
@@ -204,7 +197,7 @@ fn check_together(block: &ItemImpl, methods: &[Method], tries_init: bool) -> syn
 }
 
 /// Whether an `#[init]` is there at all, if only a wrong one: then its own error is enough.
-fn tries_init(block: &ItemImpl) -> bool {
+fn any_init(block: &ItemImpl) -> bool {
     block.items.iter().any(|item| match item {
         ImplItem::Fn(method) => method.attrs.iter().any(|attr| attr.path().is_ident("init")),
         _ => false,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use purlin_cluster::{
-    Cluster, ClusterConfig, Intake, Meta,
+    Cluster, ClusterConfig, Meta,
     discovery::{
         Combined, Discovery, DnsConfig, DnsName, DnsSeeds, Schedule, SeedFile, StaticSeeds,
     },
@@ -196,13 +196,12 @@ impl NodeBuilder {
         let transport = Transport::bind(transport_config, Arc::clone(&clock), rng.fork()).await?;
         let limits = ProcessLimits { processes_max: config.limits.processes_max };
         let processes = Processes::with_limits(id, Arc::clone(&clock), limits);
-        // At once: the first frame of a peer that connects now must find its service.
+        // Before anybody can connect: a peer's first frame must find its service.
         let rpc = Rpc::new(&transport);
         let pubsub = PubSub::start(&transport, local::pubsub_limits(&config))?;
         let discovery = discovery(&config, self.discovery, &clock, &mut rng)?;
         let cluster_config = cluster_config(&config, &transport, self.http_addr);
         let cluster = Cluster::start(cluster_config, transport.clone(), discovery, rng.fork())?;
-        cluster.add_intake(Arc::new(Calls(rpc.clone())));
         let parts =
             Parts { config, clock, transport, rpc, processes, cluster, pubsub, _data: data };
         Ok(Node::assemble(parts))
@@ -212,23 +211,6 @@ impl NodeBuilder {
         let items = items.into_iter().map(|item| Raw::Text(item.to_string())).collect();
         self.settings.give(key, Raw::List(items), "NodeBuilder");
         self
-    }
-}
-
-/// Named calls, as a drain sees them.
-struct Calls(Rpc);
-
-impl Intake for Calls {
-    fn name(&self) -> &'static str {
-        "calls"
-    }
-
-    fn refuse_new(&self) {
-        self.0.refuse_new();
-    }
-
-    fn in_flight(&self) -> usize {
-        self.0.in_flight()
     }
 }
 

@@ -1,0 +1,232 @@
+//! The table of routes, and the router and API description made from it.
+//!
+//! A route exists by standing in [`TABLE`], beside the trust it asks for. Its description comes from
+//! the handler's own attributes; a test holds that the two agree, so nothing is served undescribed
+//! and nothing described is missing.
+
+mod cluster;
+mod events;
+mod inspect;
+mod operate;
+mod topics;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{Method, StatusCode, Uri},
+    middleware,
+    response::{IntoResponse as _, Response},
+    routing::{MethodRouter, get, post},
+};
+use utoipa::OpenApi;
+
+use crate::{
+    access::Access,
+    app::{App, Guarded, guard, harden},
+    problem::Problem,
+    shapes,
+};
+
+/// One row of the table.
+struct Route {
+    /// The path as clients and the API description know it.
+    template: &'static str,
+    /// The same as the router matches it; differs where a topic may hold slashes.
+    path: &'static str,
+    access: Access,
+    handler: fn() -> MethodRouter<Arc<App>>,
+}
+
+const fn route(
+    template: &'static str,
+    access: Access,
+    handler: fn() -> MethodRouter<Arc<App>>,
+) -> Route {
+    Route { template, path: template, access, handler }
+}
+
+/// Every route there is.
+const TABLE: &[Route] = &[
+    route("/v1/node", Access::Read, || get(cluster::node)),
+    route("/v1/members", Access::Read, || get(cluster::members)),
+    route("/v1/links", Access::Read, || get(cluster::links)),
+    route("/v1/ping/{node}", Access::Read, || get(cluster::ping)),
+    route("/v1/drain", Access::Admin, || post(cluster::drain)),
+    route("/v1/events", Access::Read, || get(events::events)),
+    route("/v1/live", Access::Read, || get(events::live)),
+    route("/v1/topics", Access::Read, || get(topics::list)),
+    Route {
+        template: "/v1/topics/{topic}",
+        path: "/v1/topics/{*rest}",
+        access: Access::Write,
+        handler: || post(topics::publish),
+    },
+    Route {
+        template: "/v1/topics/{pattern}/stream",
+        path: "/v1/topics/{*rest}",
+        access: Access::Read,
+        handler: || get(topics::stream),
+    },
+    route("/v1/registry", Access::Read, || get(inspect::registry)),
+    route("/v1/processes", Access::Read, || get(inspect::processes)),
+    route("/v1/config", Access::Read, || get(inspect::config)),
+    route("/v1/health/live", Access::Open, || get(operate::live)),
+    route("/v1/health/ready", Access::Open, || get(operate::ready)),
+    route("/metrics", Access::Read, || get(operate::metrics)),
+    route("/openapi.json", Access::Read, || get(operate::openapi)),
+    route("/", Access::Open, || get(operate::console)),
+    route("/console/{file}", Access::Open, || get(operate::asset)),
+];
+
+/// The router over [`TABLE`], guarded and hardened.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    let mut router = Router::new();
+    for row in TABLE {
+        let guarded = Guarded { app: Arc::clone(app), template: row.template, access: row.access };
+        let handler = (row.handler)().route_layer(middleware::from_fn_with_state(guarded, guard));
+        router = router.route(row.path, handler);
+    }
+    router
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(harden))
+        .with_state(Arc::clone(app))
+}
+
+async fn no_such_route(uri: Uri) -> Response {
+    let detail = format!("no route is at {}; /openapi.json lists them all", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "no_such_route", "There is nothing at this path", detail)
+        .about("path", uri.path(), "a path of /openapi.json")
+        .into_response()
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let detail =
+        format!("{} does not take {method}; the allow header says what it takes", uri.path());
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "This path does not take this method",
+        detail,
+    )
+    .about("method", method.as_str(), "the methods of the allow header")
+    .into_response()
+}
+
+/// The description served at `/openapi.json`.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Purlin node",
+        description = "One node of a Purlin cluster: membership, publish and subscribe, introspection.\n\n\
+            Every error is a problem document (RFC 9457) whose `outcome` says whether anything may have been done. \
+            Streams are Server-Sent Events; each ends with an `end` event that says why. \
+            A topic or pattern in a path may hold slashes as they are or as %2F.\n\n\
+            Reads on loopback are open to callers that address the node by a loopback name or its own; writes on \
+            loopback must also have no foreign Origin; from elsewhere both need the bearer token, and `drain` always does.",
+        license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
+    ),
+    paths(
+        cluster::node, cluster::members, cluster::links, cluster::ping, cluster::drain,
+        events::events, events::live,
+        topics::list, topics::publish, topics::stream,
+        inspect::registry, inspect::processes, inspect::config,
+        operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
+    ),
+    components(schemas(
+        shapes::EventReport, shapes::GapReport, shapes::MessageReport, shapes::LagReport,
+        shapes::LinksReport, shapes::TopicsReport, shapes::End,
+    )),
+    modifiers(&BearerToken),
+)]
+pub(crate) struct Description;
+
+struct BearerToken;
+
+impl utoipa::Modify for BearerToken {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The node's token; `purlin up` keeps it in DIR/admin.token"))
+            .build();
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_and_every_description_is_served() {
+        let json = serde_json::to_value(Description::openapi()).unwrap();
+        let described: BTreeSet<String> =
+            json["paths"].as_object().unwrap().keys().cloned().collect();
+        let served: BTreeSet<String> = TABLE.iter().map(|row| row.template.to_owned()).collect();
+        assert_eq!(described, served);
+    }
+
+    #[test]
+    fn every_answer_has_a_described_body_and_every_refusal_is_a_problem_document() {
+        let json = serde_json::to_value(Description::openapi()).unwrap();
+        for (path, methods) in json["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let at = format!("{method} {path}");
+                assert!(
+                    operation["summary"].is_string() || operation["description"].is_string(),
+                    "{at} says nothing"
+                );
+                let responses = operation["responses"].as_object().unwrap();
+                assert!(
+                    responses.keys().any(|status| status.starts_with('2')),
+                    "{at} never succeeds"
+                );
+                for (status, response) in responses {
+                    if status.starts_with('4') || status.starts_with('5') {
+                        let is_problem =
+                            response["content"].get("application/problem+json").is_some();
+                        assert!(
+                            is_problem || path.starts_with("/v1/health"),
+                            "{at} {status}: {response}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_reference_of_the_description_leads_nowhere() {
+        fn references(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    map.iter().for_each(|(key, value)| match value.as_str() {
+                        Some(target) if key == "$ref" => {
+                            found.insert(target.to_owned());
+                        }
+                        _ => references(value, found),
+                    })
+                }
+                serde_json::Value::Array(items) => {
+                    items.iter().for_each(|item| references(item, found))
+                }
+                _ => {}
+            }
+        }
+        let json = serde_json::to_value(Description::openapi()).unwrap();
+        let mut found = BTreeSet::new();
+        references(&json, &mut found);
+        assert!(!found.is_empty());
+        for target in found {
+            let pointer = target.strip_prefix('#').unwrap();
+            assert!(json.pointer(pointer).is_some(), "{target}");
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Every JSON body this API sends or takes, one type each.
+//!
+//! These are promises to clients in any language: fields are added, never renamed or re-typed.
+//! The same types are the schemas of `/openapi.json`. Times are Unix milliseconds (`_at_ms`) or
+//! durations in the unit their name ends in; absent facts are `null`, not left out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/node`: the node that answers, as it sees itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeReport {
+    /// What operators call it.
+    #[schema(example = "n1")]
+    pub name: String,
+    /// `name@incarnation`.
+    #[schema(example = "n1@1763617920000")]
+    pub id: String,
+    /// This process start; grows with every restart.
+    pub incarnation: u64,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// `running`, `draining` or `left`.
+    #[schema(example = "running")]
+    pub state: String,
+    /// The release, as `purlin --version` prints it.
+    pub version: String,
+    /// Where other nodes reach it: `host:port`.
+    pub cluster_addr: String,
+    /// Where this API is: `host:port`.
+    pub http_addr: Option<String>,
+    /// Failure domain inside the region.
+    pub zone: Option<String>,
+    /// Where it stands.
+    pub region: Option<String>,
+    /// What it is for, in the operator's words.
+    pub roles: Vec<String>,
+    /// Free-form labels.
+    pub labels: BTreeMap<String, String>,
+    /// How long this process has been up.
+    pub uptime_ms: u64,
+    /// How often this node's view of the cluster has changed.
+    pub epoch: u64,
+    /// Members in this node's view, by state.
+    pub members: MemberCounts,
+    /// What the process costs.
+    pub process: ProcessCost,
+}
+
+/// How many members are in each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberCounts {
+    /// Answer, or are vouched for.
+    pub alive: usize,
+    /// Did not answer; have time to refute.
+    pub suspect: usize,
+    /// Judged unreachable.
+    pub down: usize,
+    /// Left in peace.
+    pub left: usize,
+}
+
+/// What the operating system says of this process. `null` where it says nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessCost {
+    /// Resident memory.
+    pub rss_bytes: Option<u64>,
+    /// Processor time used since the start, in seconds.
+    pub cpu_seconds: Option<f64>,
+    /// Share of one core since the previous report, in percent.
+    pub cpu_percent: Option<f64>,
+    /// Threads.
+    pub threads: Option<u64>,
+}
+
+/// `GET /v1/members`: the cluster as the answering node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MembersReport {
+    /// Grows with every change of *this* node's view; not comparable between nodes.
+    pub epoch: u64,
+    /// Every member this node remembers, itself included, by name.
+    pub members: Vec<MemberReport>,
+}
+
+/// One member as another node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberReport {
+    /// What operators call it.
+    #[schema(example = "n2")]
+    pub name: String,
+    /// `name@incarnation`.
+    #[schema(example = "n2@1763617920037")]
+    pub id: String,
+    /// The process start meant; a restarted node has a higher one.
+    pub incarnation: u64,
+    /// `alive`, `suspect`, `down` or `left`.
+    #[schema(example = "alive")]
+    pub state: String,
+    /// Where nodes reach it: `host:port`.
+    pub cluster_addr: String,
+    /// Where its HTTP API is, if it said so.
+    pub http_addr: Option<String>,
+    /// Failure domain inside the region.
+    pub zone: Option<String>,
+    /// Where it stands.
+    pub region: Option<String>,
+    /// What it is for.
+    pub roles: Vec<String>,
+    /// Free-form labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it takes no new work because it is about to leave.
+    pub draining: bool,
+    /// Smoothed round trip from the answering node, in microseconds; `null` to itself or if never
+    /// measured.
+    pub rtt_us: Option<u64>,
+    /// Why it is `down`: `silent`, `refused` or `superseded`.
+    pub why: Option<String>,
+    /// The release it runs.
+    pub version: Option<String>,
+    /// Names of the members that get no answer from it, while it is `suspect` or `down`.
+    pub suspected_by: Vec<String>,
+}
+
+/// One event of `GET /v1/events`: something the answering node saw happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventReport {
+    /// Counts this node's events from 1; also the end of the SSE id.
+    pub seq: u64,
+    /// When, by this node's wall clock.
+    pub at_ms: u64,
+    /// A stable word: `joined`, `suspected`, `refuted`, `down`, `left`, `meta_changed`, `draining`
+    /// and what later releases add.
+    #[schema(example = "suspected")]
+    pub kind: String,
+    /// The member it is about.
+    pub node: Option<String>,
+    /// Its incarnation.
+    pub incarnation: Option<u64>,
+    /// The epoch of the first view that shows it.
+    pub epoch: u64,
+    /// One short sentence for people.
+    #[schema(example = "n3 is suspect")]
+    pub text: String,
+    /// More for people: by whom, why.
+    pub detail: Option<String>,
+    /// Mood for colouring: `alive`, `suspect`, `down`, `left` or `plain`.
+    #[schema(example = "suspect")]
+    pub tone: String,
+}
+
+/// The data of a `gap` event: events existed that this stream can no longer show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GapReport {
+    /// `forgotten`: older than what the node keeps. `restarted`: the id is of an earlier life.
+    pub reason: String,
+    /// How many are missing, if it can be known.
+    pub missed: Option<u64>,
+}
+
+/// Answer to `POST /v1/topics/{topic}`: this node accepted the messages and sent them on.
+///
+/// Delivery is at most once: subscribers that connect later, or are cut off now, do not get them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublishReport {
+    /// Where to.
+    pub topic: String,
+    /// How many messages: 1, or the lines of a streamed body.
+    pub published: u64,
+    /// Their payload bytes together.
+    pub bytes: u64,
+    /// Subscriptions on this node that got the last message.
+    pub local_subscribers: u64,
+    /// Other nodes the last message was sent to.
+    pub remote_nodes: u64,
+    /// Messages that were kept from some other node because it could not be reached.
+    pub undelivered: u64,
+    /// One sentence for people.
+    pub summary: String,
+}
+
+/// The data of the `ready` event, the first of every topic stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StreamReport {
+    /// What is listened to.
+    pub pattern: String,
+    /// `push-back`, `drop-oldest`, `conflate` or `disconnect`.
+    #[schema(example = "push-back")]
+    pub policy: String,
+    /// How many messages may wait for this reader.
+    pub buffer: u32,
+    /// Whether every connected node already knew of the subscription when the stream began: if
+    /// not, the first messages published on others may be missed.
+    pub everywhere: bool,
+}
+
+/// The data of a `message` event of `GET /v1/topics/{pattern}/stream`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MessageReport {
+    /// The topic it was published to.
+    pub topic: String,
+    /// The payload, if it is UTF-8 text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The payload in base64 (RFC 4648, padded), if it is not text. Exactly one of the two is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+    /// The id of the publishing node.
+    pub publisher: String,
+    /// Headers the publisher set, if any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// The data of a `lag` event: messages were lost right here in the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LagReport {
+    /// How many, since the previous message.
+    pub missed: u64,
+}
+
+/// `GET /v1/topics`: what flows through the answering node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopicsReport {
+    /// Messages per second over all topics, as last sampled.
+    pub rate_per_s: f64,
+    /// Topics with subscribers or recent messages here; the busiest first, at most 256.
+    pub topics: Vec<TopicReport>,
+}
+
+/// One topic as the answering node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopicReport {
+    /// The topic.
+    pub topic: String,
+    /// Messages per second, over the last second or so.
+    pub rate_per_s: f64,
+    /// Messages since this node started (published here, or received for a subscriber here).
+    pub messages: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Subscriptions on this node to exactly this topic; those of patterns are not counted.
+    pub local_subscribers: u64,
+    /// Messages dropped or replaced in subscribers' queues here.
+    pub lost: u64,
+    /// One line for people.
+    pub summary: String,
+}
+
+/// `GET /v1/registry?prefix=`: names registered on the answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RegistryReport {
+    /// The node whose registry this is; the registry of this rung is local.
+    pub node: String,
+    /// Entries whose name starts with the prefix, by name; at most 10,000.
+    pub entries: Vec<RegistryEntry>,
+    /// Whether there were more than that.
+    pub truncated: bool,
+}
+
+/// One registered name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RegistryEntry {
+    /// The name, or the key that several processes share.
+    pub name: String,
+    /// Whether no other process can have it.
+    pub unique: bool,
+    /// The process: `node@incarnation#number`.
+    pub pid: String,
+    /// The kind of server behind it.
+    pub kind: String,
+    /// What was said about it when it was registered.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// `GET /v1/processes`: the processes of the answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessesReport {
+    /// The node they run on.
+    pub node: String,
+    /// All of them, up to 10,000.
+    pub processes: Vec<ProcessReport>,
+    /// Whether there were more than that.
+    pub truncated: bool,
+}
+
+/// One process, seen from outside; counts are a moment old.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProcessReport {
+    /// `node@incarnation#number`: unique in the cluster, for ever.
+    #[schema(example = "n1@1763617920000#7")]
+    pub pid: String,
+    /// The unique name it was started with.
+    pub name: Option<String>,
+    /// What kind of server it is.
+    pub kind: String,
+    /// Where it is in its life, in one word.
+    pub phase: String,
+    /// The message it is at; `null` while it waits.
+    pub handling: Option<String>,
+    /// Messages waiting.
+    pub mailbox_messages: u64,
+    /// How many may wait.
+    pub mailbox_messages_max: u64,
+    /// Their bytes, as far as known.
+    pub mailbox_bytes: u64,
+    /// Messages handled so far.
+    pub handled: u64,
+    /// Messages dropped to make room for newer ones.
+    pub dropped: u64,
+    /// How often its supervisor started it again.
+    pub restarts: u64,
+    /// How long it has lived.
+    pub age_ms: u64,
+    /// Whether other nodes may send to it.
+    pub remote: bool,
+    /// With `?summaries=true`: its state in its own words; `null` if it was too busy to say.
+    pub summary: Option<String>,
+}
+
+/// `GET /v1/config`: what the node was told, key by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigReport {
+    /// Every key, in the order of the documentation.
+    pub keys: Vec<ConfigKey>,
+}
+
+/// One configuration key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigKey {
+    /// `section.key`, as in `purlin.toml`.
+    #[schema(example = "http.bind")]
+    pub key: String,
+    /// The value in effect; `null` if there is none. Secrets stand in files; the value is the
+    /// file's name.
+    pub value: Option<String>,
+    /// Who set it: `default`, a file, a variable or a flag.
+    pub origin: String,
+}
+
+/// `GET /v1/ping/{node}`: one round trip through the cluster's transport and back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PingReport {
+    /// Who was asked.
+    pub node: String,
+    /// Which life answered.
+    pub incarnation: u64,
+    /// From this node's handler and back, in microseconds: more than the bare link's round trip.
+    pub rtt_us: u64,
+}
+
+/// Body of `POST /v1/drain`; an empty body means all defaults. The query may say the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// The most time handing over may take before the node leaves anyway: 1 to 3,600,000.
+    /// Default: the node's configuration.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+}
+
+/// Answer to `POST /v1/drain` (202): the drain has begun. It is over when this incarnation's state
+/// is `left` in any other node's members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DrainReport {
+    /// The node that drains: the one asked.
+    pub node: String,
+    /// The life that will have left.
+    pub incarnation: u64,
+    /// `draining`; the same if it was already.
+    #[schema(example = "draining")]
+    pub state: String,
+    /// How long handing over may take, from now.
+    pub deadline_ms: u64,
+}
+
+/// `GET /v1/links`: who can talk to whom, asked of every reachable member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinksReport {
+    /// One entry per member that answered, by name.
+    pub nodes: Vec<NodeLinks>,
+    /// Members that are thought to be there but did not answer in time.
+    pub silent: Vec<String>,
+}
+
+/// The links of one node as that node sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeLinks {
+    /// Whose links.
+    pub name: String,
+    /// One per other member, by name.
+    pub links: Vec<LinkReport>,
+}
+
+/// One end's view of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinkReport {
+    /// The far end.
+    pub to: String,
+    /// `up`, `suspect` or `down`.
+    #[schema(example = "up")]
+    pub state: String,
+    /// Smoothed round trip in microseconds.
+    pub rtt_us: Option<u64>,
+}
+
+/// `GET /v1/health/live` and `/v1/health/ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthReport {
+    /// `live`, or `ready`.
+    pub status: String,
+}
+
+/// The data of `end`, the last event of every stream: why it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct End {
+    /// `shutdown`: the node stops, go to another. `finished`: there is no more. `slow`: the reader
+    /// was too slow for the policy it chose. `closed`: the source went away, come back later.
+    #[schema(example = "shutdown")]
+    pub reason: String,
+    /// More about it, for people.
+    pub detail: String,
+}
