@@ -231,7 +231,7 @@ impl Cluster {
             swim,
             seeding: Seeding::new(rng.fork()),
             board: Arc::clone(&board),
-            transport,
+            transport: transport.clone(),
             clock: Arc::clone(&clock),
             discovery,
             troubles: Arc::clone(&troubles),
@@ -244,7 +244,7 @@ impl Cluster {
             refresh_at: now,
         };
         tokio::spawn(driver.run());
-        let drainer = Drainer::new(commands.clone(), Arc::clone(&clock));
+        let drainer = Drainer::new(commands.clone(), transport);
         Ok(Self(Arc::new(Shared { node, board, commands, troubles, superseded, drainer, clock })))
     }
 

@@ -15,6 +15,10 @@ use purlin_core::{Deadline, Instant};
 /// suspected by then; waiting longer would let one stalled member hold up everybody's shutdown.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a node stays reachable after everybody has read its farewell: requests that were on
+/// their way at that moment still get their refusal. Longer than a round trip between regions.
+const LINGER: Duration = Duration::from_millis(300);
+
 /// How far a drain is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
@@ -148,6 +152,7 @@ pub(crate) struct Drain {
     phase: Phase,
     deadline: Option<Deadline>,
     confirm_by: Option<Deadline>,
+    linger_until: Option<Deadline>,
     in_flight: usize,
     problems: Vec<String>,
 }
@@ -158,6 +163,7 @@ impl Drain {
             phase: Phase::Serving,
             deadline: None,
             confirm_by: None,
+            linger_until: None,
             in_flight: 0,
             problems: Vec::new(),
         }
@@ -191,7 +197,9 @@ impl Drain {
                     self.leave(now, out);
                 }
             }
-            (Phase::Leaving, Input::Announced) => self.enter(Phase::Left, Output::Done, out),
+            (Phase::Leaving, Input::Announced) => {
+                self.linger_until.get_or_insert_with(|| Deadline::after(now, LINGER));
+            }
             // Late or doubled news of an earlier phase.
             (_, Input::Announced | Input::StageDone(..) | Input::InFlight(_) | Input::Woke) => {}
         }
@@ -203,7 +211,9 @@ impl Drain {
         match self.phase {
             Phase::Serving | Phase::Left => {}
             Phase::Leaving => {
-                if past(self.confirm_by) {
+                if past(self.linger_until) {
+                    self.enter(Phase::Left, Output::Done, out);
+                } else if self.linger_until.is_none() && past(self.confirm_by) {
                     self.problems.push("not all members confirmed the farewell".into());
                     self.enter(Phase::Left, Output::Done, out);
                 }
@@ -252,7 +262,7 @@ impl Drain {
         let deadline = self.deadline.map(|d| d.at);
         match self.phase {
             Phase::Serving | Phase::Left => None,
-            Phase::Leaving => confirm_by,
+            Phase::Leaving => self.linger_until.map(|d| d.at).or(confirm_by),
             Phase::Announcing => confirm_by.min(deadline),
             Phase::HandingOff | Phase::Transferring | Phase::Finishing => deadline,
         }
@@ -304,7 +314,9 @@ mod tests {
         assert_eq!(step(&mut drain, 2, Input::InFlight(3)), []);
         assert_eq!(drain.progress().in_flight, 3);
         assert_eq!(step(&mut drain, 3, Input::InFlight(0)), [Output::Leave]);
-        assert_eq!(step(&mut drain, 3, Input::Announced), [Output::Done]);
+        assert_eq!(step(&mut drain, 3, Input::Announced), []);
+        assert_eq!(drain.wake_at(), Some(at(3) + LINGER), "stragglers are still refused");
+        assert_eq!(step(&mut drain, 4, Input::Woke), [Output::Done]);
         assert_eq!(drain.progress().problems, ["one stayed"]);
     }
 
@@ -378,7 +390,7 @@ mod tests {
                 give(&mut drain, secs, input);
             }
             while let Some(wake) = drain.wake_at() {
-                secs = secs.max(wake.since_start().as_secs());
+                secs = secs.max(wake.since_start().as_secs() + 1);
                 give(&mut drain, secs, Input::Woke);
             }
             prop_assert_eq!(drain.progress().phase, Phase::Left);

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use purlin_core::{Clock, Deadline};
+use purlin_net::{ChannelId, Transport};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -27,6 +28,7 @@ struct Shared {
     wishes: mpsc::UnboundedSender<Deadline>,
     /// Taken by the first wish.
     runner: Mutex<Option<Runner>>,
+    transport: Transport,
     progress: watch::Sender<DrainProgress>,
 }
 
@@ -38,13 +40,14 @@ struct Runner {
 }
 
 impl Drainer {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(commands: mpsc::Sender<Command>, transport: Transport) -> Self {
+        let clock = Arc::clone(transport.clock());
         let (wishes, wishes_rx) = mpsc::unbounded_channel();
         let drain = Drain::new();
         let progress = watch::Sender::new(drain.progress());
         let runner = Mutex::new(Some(Runner { drain, commands, clock, wishes: wishes_rx }));
         let (hooks, intakes) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { hooks, intakes, wishes, runner, progress }))
+        Self(Arc::new(Shared { hooks, intakes, wishes, runner, transport, progress }))
     }
 
     pub(crate) fn add_hook(&self, hook: Arc<dyn DrainHook>) {
@@ -70,6 +73,19 @@ impl Drainer {
         let over = progress.wait_for(|progress| progress.phase == Phase::Left).await;
         let over = over.expect("the sender is in `self`");
         over.clone()
+    }
+}
+
+impl Shared {
+    /// Requests without an answer and, once there are none, connections with answers that are not
+    /// written yet. In this order: an answer is first written, then no longer counted.
+    fn in_flight(&self) -> usize {
+        let unanswered: usize = self.intakes.lock().iter().map(|intake| intake.in_flight()).sum();
+        if unanswered > 0 {
+            return unanswered;
+        }
+        let connections = self.transport.peers().into_iter().flat_map(|peer| peer.stats());
+        connections.filter(|c| c.channel != ChannelId::STREAM && c.backlog_bytes > 0).count()
     }
 }
 
@@ -117,7 +133,7 @@ impl Runner {
             Some(deadline) = self.wishes.recv() => Input::Begin(deadline),
             Some(Ok(input)) = tasks.join_next() => input,
             () = tokio::time::sleep(COUNT_EVERY), if counting => {
-                Input::InFlight(shared.intakes.lock().iter().map(|i| i.in_flight()).sum())
+                Input::InFlight(shared.in_flight())
             }
             () = tokio::time::sleep(until_wake.unwrap_or_default()), if until_wake.is_some() => {
                 Input::Woke

@@ -8,6 +8,7 @@
 //! In reading order:
 //! - [`cluster`]: the public face
 //! - [`view`]: the membership as others see it: snapshots, watching, events, selectors
+//! - [`members_rpc`]: remote calls by member name and selector
 //! - [`swim`]: the failure detector, a pure state machine
 //! - [`discovery`]: where other nodes may be found; `seeding`: which of them to contact when
 //! - [`drain`]: leaving well, a pure state machine
@@ -18,11 +19,13 @@ pub mod discovery;
 pub mod drain;
 mod drainer;
 mod driver;
+pub mod members_rpc;
 mod seeding;
 pub mod swim;
 pub mod view;
 
 pub use cluster::{Cluster, ClusterConfig, StartError, Stopped, TooFewMembers, UpdateMetaError};
 pub use drain::{DrainHook, DrainProgress, Intake, Phase, Stage};
+pub use members_rpc::{MemberCallError, MembersRpc};
 pub use swim::{Event, Meta, MetaError, State, Why};
 pub use view::{ClusterEvent, Events, Member, Missed, Selector, View, Watch};

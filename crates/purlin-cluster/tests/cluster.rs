@@ -15,15 +15,18 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use purlin_cluster::{
-    Cluster, ClusterConfig, DrainHook, Event, Intake, Meta, Phase, Selector, Stage, State, View,
+    Cluster, ClusterConfig, DrainHook, Event, Intake, MemberCallError, MembersRpc, Meta, Phase,
+    Selector, Stage, State, View,
     discovery::{Discovery, DiscoveryError},
 };
 use purlin_core::{
-    Clock as _, ClusterName, Deadline, Incarnation, NodeId, NodeName, Rng, SystemClock,
+    Advice, Clock as _, ClusterName, Deadline, Incarnation, NodeId, NodeName, Outcome, Rng,
+    SystemClock,
 };
 use purlin_net::{
     Authority, FaultRule, GossipKeys, TlsIdentity, Transport, TransportConfig,
     certs::NODE_VALID_FOR,
+    rpc::{CallError, Method, Rpc},
 };
 
 /// Under load of a busy machine everything takes its time; a test that fails waits this long.
@@ -352,6 +355,96 @@ async fn a_drain_announces_hands_over_finishes_and_leaves() {
         until(node, "n3 left", |view| state(view, "n3") == Some(State::Left)).await;
     }
     assert_eq!(n3.cluster.drain(PATIENCE).await.phase, Phase::Left, "idempotent");
+}
+
+const ECHO: Method<u64, u64> = Method::new("test.echo");
+
+/// Serves `ECHO`, slowly; returns the calls between members.
+fn serve_echo(node: &Node) -> MembersRpc {
+    let rpc = Rpc::new(&node.transport);
+    let members = MembersRpc::new(node.cluster.clone(), node.transport.clone(), rpc);
+    let echo = async |_context, number| {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(number)
+    };
+    members.serve(ECHO, echo).unwrap();
+    members
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_called_by_name_and_by_selector() {
+    let nodes = cluster_of(3).await;
+    let rpcs: Vec<_> = nodes.iter().map(serve_echo).collect();
+    assert_eq!(rpcs[0].call(&name("n2"), ECHO, &7, PATIENCE).await, Ok(7));
+    let all = rpcs[0].multi_call(&Selector::all(), ECHO, &8, PATIENCE).await;
+    let names: Vec<_> = all.iter().map(|(node, end)| (node.name.as_str(), end.clone())).collect();
+    assert_eq!(names, [("n2", Ok(8)), ("n3", Ok(8))]);
+    let some = Selector::all().role("role-of-n3");
+    assert_eq!(rpcs[0].multi_call(&some, ECHO, &9, PATIENCE).await.len(), 1);
+
+    let error = rpcs[0].call(&name("n9"), ECHO, &7, PATIENCE).await.unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.outcome()),
+        ("no member is called n9", Outcome::NotDone)
+    );
+    nodes[2].cluster.leave().await.unwrap();
+    until(&nodes[0], "n3 left", |view| state(view, "n3") == Some(State::Left)).await;
+    let error = rpcs[0].call(&name("n3"), ECHO, &7, PATIENCE).await.unwrap_err();
+    assert_eq!(error.to_string(), "member n3@1 is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_accepted_before_a_drain_are_answered_and_later_ones_refused_with_nothing_done() {
+    let nodes = cluster_of(3).await;
+    let rpcs: Vec<_> = nodes.iter().map(serve_echo).collect();
+    let (mut calls, caller) = (tokio::task::JoinSet::new(), rpcs[0].clone());
+    let mut every_millisecond = tokio::time::interval(Duration::from_millis(1));
+    let draining = nodes[2].cluster.clone();
+    let mut drain = None;
+    let mut sent = 0;
+    // About a thousand calls per second, before, during and after the drain.
+    loop {
+        every_millisecond.tick().await;
+        sent += 1;
+        let (caller, number) = (caller.clone(), sent);
+        calls.spawn(async move {
+            let end = caller.call(&name("n3"), ECHO, &number, PATIENCE).await;
+            (number, end)
+        });
+        if sent == 300 {
+            let draining = draining.clone();
+            drain = Some(tokio::spawn(async move { draining.drain(PATIENCE).await }));
+        }
+        if drain.as_ref().is_some_and(tokio::task::JoinHandle::is_finished) && sent > 1_000 {
+            break;
+        }
+        assert!(sent < 60_000, "the drain never ended");
+    }
+    nodes[2].cluster.stop().await;
+    nodes[2].transport.close();
+    let report = drain.unwrap().await.unwrap();
+    assert_eq!((report.phase, report.problems), (Phase::Left, vec![]));
+    let (mut answered, mut refused, mut gone) = (0, 0, 0);
+    while let Some(ended) = calls.join_next().await {
+        match ended.unwrap() {
+            (number, Ok(reply)) => {
+                assert_eq!(reply, number);
+                answered += 1;
+            }
+            (number, Err(error)) => {
+                assert!(number > 300, "call {number} of before the drain: {error}");
+                assert_eq!(error.outcome(), Outcome::NotDone, "call {number}: {error}");
+                assert_eq!(error.advice(), Advice::RetryElsewhere(None), "call {number}: {error}");
+                match error {
+                    MemberCallError::Call(CallError::Draining(_)) => refused += 1,
+                    MemberCallError::Gone { .. } => gone += 1,
+                    other => panic!("call {number}: {other}"),
+                }
+            }
+        }
+    }
+    println!("{answered} answered, {refused} refused as draining, {gone} never sent");
+    assert!(answered >= 300 && gone > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
