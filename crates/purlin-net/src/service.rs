@@ -114,6 +114,19 @@ impl Credit {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Makes one token of two for the same connection; hands `other` back if it is for another.
+    /// For services that hold a batch as a whole.
+    ///
+    /// # Errors
+    /// `other`, when it belongs to another connection.
+    pub fn absorb(&mut self, mut other: Self) -> Result<(), Self> {
+        if !Arc::ptr_eq(&self.connection, &other.connection) {
+            return Err(other);
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Credit {

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::{PublishError, SubscribeError},
-    inbox::{Arrived, Hold, Inbox, Tally},
+    inbox::{Hold, Inbox, Tally},
     interest::{Announcer, InterestFrame, InterestLimits, PeerInterest},
     limits::Limits,
     message::{Message, Publication},
@@ -79,6 +79,15 @@ pub(crate) struct Refused {
     links: Vec<Arc<PeerLink>>,
     inboxes: Vec<Arc<Inbox>>,
     message: Option<Message>,
+}
+
+/// A message from a peer that somebody here wants.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) message: Message,
+    /// A subscriber may have to keep the sender's credit.
+    pub(crate) pushes_back: bool,
 }
 
 #[derive(Debug)]
@@ -504,15 +513,8 @@ impl Hub {
 
     // Receiving.
 
-    /// Finds out where a message frame from `from` goes; `None` if nobody here wants it.
-    ///
-    /// `hold` is asked for only if a subscriber may have to keep the sender's credit.
-    pub(crate) fn accept(
-        &self,
-        from: &NodeId,
-        frame: &[u8],
-        hold: impl FnOnce() -> Hold,
-    ) -> Option<(Arc<Slot>, Arrived)> {
+    /// Reads a message frame from `from`; `None` if nobody here wants it.
+    pub(crate) fn accept(&self, from: &NodeId, frame: &[u8]) -> Option<Accepted> {
         self.totals.received.fetch_add(1, Ordering::Relaxed);
         let decoded = match wire::decode(frame) {
             Ok(decoded) => decoded,
@@ -537,33 +539,30 @@ impl Hub {
             self.totals.unwanted.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        let pushes_back = |roster: &Roster| roster.pushes_back();
-        let hold = (pushes_back(&slot.roster)
-            || route.patterns.iter().any(|roster| pushes_back(roster)))
-        .then(hold);
+        let pushes_back =
+            slot.roster.pushes_back() || route.patterns.iter().any(|roster| roster.pushes_back());
         let payload = Bytes::copy_from_slice(&frame[decoded.payload_at..]);
         slot.counts.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
         let published_at = decoded.published_at(NodeTag::of(from));
         let message =
             Message::new(slot.topic.clone(), payload, decoded.headers, from.clone(), published_at);
-        Some((slot, Arrived { message, hold }))
+        Some(Accepted { slot, message, pushes_back })
     }
 
-    /// Delivers messages of one topic that arrived together.
-    pub(crate) fn deliver_arrived(&self, slot: &Slot, batch: &[Arrived]) {
+    /// Delivers messages of one topic that arrived together. `hold` is the sender's credit for
+    /// them, if a subscriber may have to keep it.
+    pub(crate) fn deliver_arrived(&self, slot: &Slot, batch: &[Message], hold: Option<&Hold>) {
         let Some(last) = batch.last() else { return };
         // Only the newest matters to the clock. A message from a clock too far ahead is still a
         // message; this node's clock does not follow it.
-        if self.hlc.observe(last.message.published_at(), self.clock.wall()).is_err() {
+        if self.hlc.observe(last.published_at(), self.clock.wall()).is_err() {
             self.totals.clock_ahead.fetch_add(1, Ordering::Relaxed);
         }
         let route = self.route(slot);
         let mut tally = Tally::default();
-        slot.roster.for_each(|inbox| inbox.push_arrived(batch, &mut tally));
-        route
-            .patterns
-            .iter()
-            .for_each(|roster| roster.for_each(|inbox| inbox.push_arrived(batch, &mut tally)));
+        let mut push = |inbox: &Arc<Inbox>| inbox.push_arrived(batch, hold, &mut tally);
+        slot.roster.for_each(&mut push);
+        route.patterns.iter().for_each(|roster| roster.for_each(&mut push));
         slot.counts.received.fetch_add(batch.len() as u64, Ordering::Relaxed);
         self.count_deliveries(slot, tally);
     }

@@ -21,14 +21,8 @@ use crate::{
     subscription::{Delivery, SubscribeOptions, SubscriptionId},
 };
 
-/// The transport's credit for a message, given back when the last clone is dropped.
+/// The transport's credit for a batch of messages, given back when the last clone is dropped.
 pub(crate) type Hold = Arc<dyn Any + Send + Sync>;
-
-/// A message from the network, with its credit if somebody may have to hold it.
-pub(crate) struct Arrived {
-    pub(crate) message: Message,
-    pub(crate) hold: Option<Hold>,
-}
 
 /// What became of some deliveries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,12 +83,12 @@ impl Inbox {
         pushed
     }
 
-    /// Delivers a batch from the network.
-    pub(crate) fn push_arrived(&self, batch: &[Arrived], tally: &mut Tally) {
+    /// Delivers a batch from the network; `hold` is its credit, if somebody may have to keep it.
+    pub(crate) fn push_arrived(&self, batch: &[Message], hold: Option<&Hold>, tally: &mut Tally) {
         let waker = {
             let mut state = self.state.lock();
-            for arrived in batch {
-                match state.queue.push_held(&arrived.message, || arrived.hold.clone()) {
+            for message in batch {
+                match state.queue.push_held(message, || hold.cloned()) {
                     Pushed::Queued { lost } => {
                         tally.queued += 1;
                         tally.lost += lost;
@@ -172,7 +166,11 @@ impl Inbox {
         out.reserve(count);
         // Credit travels on inside the deliveries: giving it back may write to a connection, which
         // must not happen under this lock.
-        out.extend((0..count).filter_map(|_| state.queue.take()).map(delivery));
+        for _ in 0..count {
+            out.push(delivery(
+                state.queue.take().expect("as many wait as were counted under this lock"),
+            ));
+        }
         count
     }
 

@@ -9,16 +9,17 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use purlin_core::{Clock, Deadline};
 use purlin_net::{
-    Cause, ChannelId, Incoming, PartitionKey, Peer, PeerEvent, ReturnPath, SendError, Service,
-    ServiceId, Transport, Urgency,
+    Cause, ChannelId, Credit, Incoming, PartitionKey, Peer, PeerEvent, ReturnPath, SendError,
+    Service, ServiceId, Transport, Urgency,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::{
     driver,
-    hub::Hub,
-    inbox::Arrived,
+    hub::{Accepted, Hub},
+    inbox::Hold,
     limits::Limits,
+    message::Message,
     peer::{PeerPort, Unsent},
     pubsub::PubSub,
     registry::Slot,
@@ -161,41 +162,56 @@ thread_local! {
     static BATCH: RefCell<Batch> = RefCell::default();
 }
 
-/// Messages in order of arrival, as runs of one topic.
+/// Messages of one connection in order of arrival, as runs of one topic.
 #[derive(Default)]
 struct Batch {
     /// Whose they are. One process may run several nodes.
     owner: Option<Arc<Hub>>,
-    arrived: Vec<Arrived>,
+    messages: Vec<Message>,
     /// Topic and end of each run.
     runs: Vec<(Arc<Slot>, usize)>,
+    /// The sender's credit for those that push-back subscribers get. One token for the batch: a
+    /// token for each message would cost more than the message.
+    credit: Option<Credit>,
 }
 
 impl Batch {
     /// Whether `hub` may add one more message.
     fn has_room_for(&self, hub: &Arc<Hub>) -> bool {
-        self.arrived.len() < BATCH_MAX
+        self.messages.len() < BATCH_MAX
             && self.owner.as_ref().is_none_or(|owner| Arc::ptr_eq(owner, hub))
     }
 
-    fn push(&mut self, hub: &Arc<Hub>, slot: Arc<Slot>, arrived: Arrived) {
+    fn push(&mut self, hub: &Arc<Hub>, slot: Arc<Slot>, message: Message) {
         self.owner.get_or_insert_with(|| Arc::clone(hub));
-        self.arrived.push(arrived);
-        let end = self.arrived.len();
+        self.messages.push(message);
+        let end = self.messages.len();
         match self.runs.last_mut().filter(|(last, _)| Arc::ptr_eq(last, &slot)) {
             Some((_, last_end)) => *last_end = end,
             None => self.runs.push((slot, end)),
         }
     }
 
+    /// Adds credit of the same connection; hands back that of another.
+    fn absorb(&mut self, credit: Credit) -> Result<(), Credit> {
+        match &mut self.credit {
+            Some(held) => held.absorb(credit),
+            None => {
+                self.credit = Some(credit);
+                Ok(())
+            }
+        }
+    }
+
     fn deliver(&mut self) {
         let Some(hub) = self.owner.take() else { return };
+        let hold: Option<Hold> = self.credit.take().map(|credit| Arc::new(credit) as Hold);
         let mut start = 0;
         for (slot, end) in self.runs.drain(..) {
-            hub.deliver_arrived(&slot, &self.arrived[start..end]);
+            hub.deliver_arrived(&slot, &self.messages[start..end], hold.as_ref());
             start = end;
         }
-        self.arrived.clear();
+        self.messages.clear();
     }
 }
 
@@ -219,14 +235,22 @@ impl Service for Frames {
             self.hub.on_interest(peer.node(), frame.payload(), || port(peer, self.hub.clock()));
             return;
         }
-        let payload = frame.payload();
-        let accepted = self.hub.accept(peer.node(), payload, || Arc::new(frame.take_credit()));
-        if let Some((slot, arrived)) = accepted {
-            if !BATCH.with_borrow(|batch| batch.has_room_for(&self.hub)) {
-                deliver_batch();
-            }
-            BATCH.with_borrow_mut(|batch| batch.push(&self.hub, slot, arrived));
+        let Some(Accepted { slot, message, pushes_back }) =
+            self.hub.accept(peer.node(), frame.payload())
+        else {
+            return;
+        };
+        if !BATCH.with_borrow(|batch| batch.has_room_for(&self.hub)) {
+            deliver_batch();
         }
+        if pushes_back
+            && let Err(credit) = BATCH.with_borrow_mut(|batch| batch.absorb(frame.take_credit()))
+        {
+            // What is gathered came on another connection, which ended in the middle of a read.
+            deliver_batch();
+            BATCH.with_borrow_mut(|batch| batch.credit = Some(credit));
+        }
+        BATCH.with_borrow_mut(|batch| batch.push(&self.hub, slot, message));
     }
 
     fn on_batch_end(&self, _peer: &Peer) {

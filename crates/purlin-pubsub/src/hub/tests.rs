@@ -136,8 +136,8 @@ impl World {
             match frame {
                 Frame::Interest(frame) => hub.on_interest(&from, &frame, || self.port(&to, &from)),
                 Frame::Message(frame) => {
-                    if let Some((slot, arrived)) = hub.accept(&from, &frame, || Arc::new(())) {
-                        hub.deliver_arrived(&slot, &[arrived]);
+                    if let Some(accepted) = hub.accept(&from, &frame) {
+                        hub.deliver_arrived(&accepted.slot, &[accepted.message], None);
                     }
                 }
             }
@@ -345,7 +345,7 @@ fn junk_from_a_peer_is_counted_and_nothing_else() {
     for frame in
         [&b""[..], &[0x10], &[0xff; 40], &[0x10, 0, 0, 0, 0, 0, 0, 0, 0, 3, b'a', b'/', b'/']]
     {
-        assert!(hub.accept(&node("b"), frame, || Arc::new(())).is_none());
+        assert!(hub.accept(&node("b"), frame).is_none());
     }
     hub.on_interest(&node("b"), &[99, 1, 2], || world.port(&node("a"), &node("b")));
     assert_eq!(world.pubsub("a").stats().malformed, 5);
