@@ -1,0 +1,189 @@
+//! Whole states and the deltas that change them.
+
+use std::fmt;
+
+use purlin_core::Dot;
+use serde::{Deserialize, Serialize};
+
+use crate::{CausalContext, DotMap, DotStore, Lattice, Replica, store::Scope};
+
+/// A replica's whole state: what it keeps, and every dot it has seen.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S: Serialize, R: Serialize",
+    deserialize = "S: Deserialize<'de>, R: Deserialize<'de>"
+))]
+pub struct Causal<R: Replica, S> {
+    store: S,
+    context: CausalContext<R>,
+}
+
+/// One or more updates: small, self-contained, joined into any state in any order.
+///
+/// It names every key it touches, also those it empties, and its context holds only dots of those
+/// keys. So joining it costs what it holds, not what the state holds, and says nothing about keys
+/// it does not name.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S: Serialize, R: Serialize",
+    deserialize = "S: Deserialize<'de>, R: Deserialize<'de>"
+))]
+#[must_use = "a delta that is not sent is an update nobody else hears of"]
+pub struct Delta<R: Replica, S> {
+    store: S,
+    context: CausalContext<R>,
+}
+
+impl<R: Replica, S: Default> Default for Causal<R, S> {
+    fn default() -> Self {
+        Self { store: S::default(), context: CausalContext::new() }
+    }
+}
+
+impl<R: Replica, S: fmt::Debug> fmt::Debug for Causal<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Causal").field("store", &self.store).field("seen", &self.context).finish()
+    }
+}
+
+impl<R: Replica, S: fmt::Debug> fmt::Debug for Delta<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delta").field("store", &self.store).field("seen", &self.context).finish()
+    }
+}
+
+impl<R: Replica, S: DotStore<R>> Causal<R, S> {
+    /// What is kept.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// What was seen.
+    #[must_use]
+    pub fn context(&self) -> &CausalContext<R> {
+        &self.context
+    }
+
+    /// Writes as `replica`: `change` gets the present store and a fresh dot and says what to keep
+    /// in place of what it names. Everything kept under the names given is replaced.
+    pub(crate) fn write(
+        &mut self,
+        replica: &R,
+        change: impl FnOnce(&S, Dot<R>) -> Change<S>,
+    ) -> Delta<R, S>
+    where
+        R: Replica,
+    {
+        let dot = self.context.next_dot(replica);
+        let Change { store, replaced } = change(&self.store, dot.clone());
+        self.apply(store, replaced, Some(dot))
+    }
+
+    /// Removes what `change` names without writing anything in its place.
+    pub(crate) fn withdraw(&mut self, change: impl FnOnce(&S) -> Change<S>) -> Delta<R, S> {
+        let Change { store, replaced } = change(&self.store);
+        self.apply(store, replaced, None)
+    }
+
+    fn apply(&mut self, store: S, replaced: S, dot: Option<Dot<R>>) -> Delta<R, S> {
+        let mut context: CausalContext<R> = dot.into_iter().collect();
+        replaced.dots(&mut |dot| context.insert(dot));
+        let delta = Delta { store, context };
+        // The state has seen the fresh dot but does not keep it yet: join as one who has not.
+        self.store.join(&CausalContext::new(), &delta.store, &delta.context, Scope::Named);
+        delta
+    }
+
+    /// Takes in an update. Costs what the delta holds.
+    pub fn join_delta(&mut self, delta: &Delta<R, S>) {
+        self.store.join(&self.context, &delta.store, &delta.context, Scope::Named);
+        self.context.join(&delta.context);
+    }
+
+    /// The whole state as one delta, for a replica that has nothing yet.
+    pub fn to_delta(&self) -> Delta<R, S> {
+        Delta { store: self.store.clone(), context: self.context.clone() }
+    }
+}
+
+/// What a write keeps, and what it replaces.
+pub(crate) struct Change<S> {
+    pub(crate) store: S,
+    pub(crate) replaced: S,
+}
+
+impl<R: Replica, S: DotStore<R>> Lattice for Causal<R, S> {
+    fn join(&mut self, other: &Self) {
+        self.store.join(&self.context, &other.store, &other.context, Scope::Whole);
+        self.context.join(&other.context);
+    }
+}
+
+impl<R: Replica, S: DotStore<R>> Lattice for Delta<R, S> {
+    /// Makes one delta that does what both do: how a sender batches.
+    fn join(&mut self, other: &Self) {
+        self.store.merge(&self.context, &other.store, &other.context);
+        self.context.join(&other.context);
+    }
+}
+
+impl<R: Replica, S: DotStore<R>> Delta<R, S> {
+    /// What it writes.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The dots it brings and removes.
+    #[must_use]
+    pub fn context(&self) -> &CausalContext<R> {
+        &self.context
+    }
+}
+
+impl<R: Replica, K: Ord + Clone, S: DotStore<R>> Causal<R, DotMap<K, S>> {
+    /// Compares `entries`, all that another replica keeps in a range of keys, with what is kept
+    /// here under the same keys, and takes in the difference: how a state travels in pieces.
+    ///
+    /// `named` are the keys of that range kept *here*; `theirs` is everything the other has seen.
+    /// Nothing is noted as seen except what `entries` hold: whoever notes `theirs` before all
+    /// pieces have arrived would take the missing pieces for deletes. After the last piece call
+    /// [`Causal::absorb`].
+    pub fn join_piece(
+        &mut self,
+        entries: &DotMap<K, S>,
+        named: impl IntoIterator<Item = K>,
+        theirs: &CausalContext<R>,
+    ) {
+        let nothing = S::default();
+        let absent = named.into_iter().filter(|key| entries.get(key).is_none());
+        for key in absent {
+            self.store.join_key(&key, &self.context, &nothing, theirs, Scope::Whole);
+        }
+        for (key, store) in entries.iter() {
+            self.store.join_key(key, &self.context, store, theirs, Scope::Whole);
+        }
+        entries.dots(&mut |dot| self.context.insert(dot));
+    }
+
+    /// Keeps only entries for which `keep` says so, without a trace of the others.
+    pub(crate) fn retain_entries(&mut self, keep: impl Fn(&S) -> bool) {
+        self.store.retain(|_, store| keep(store));
+    }
+
+    /// Notes that every piece of a state seen as `theirs` has arrived.
+    pub fn absorb(&mut self, theirs: &CausalContext<R>) {
+        self.context.join(theirs);
+    }
+}
+
+impl<K: Ord, S> FromIterator<(K, S)> for DotMap<K, S> {
+    fn from_iter<T: IntoIterator<Item = (K, S)>>(entries: T) -> Self {
+        let mut map = Self::default();
+        for (key, store) in entries {
+            map.insert(key, store);
+        }
+        map
+    }
+}
