@@ -182,7 +182,7 @@ impl<K: Ord, S> FromIterator<(K, S)> for DotMap<K, S> {
     fn from_iter<T: IntoIterator<Item = (K, S)>>(entries: T) -> Self {
         let mut map = Self::default();
         for (key, store) in entries {
-            map.insert(key, store);
+            map.set(key, store);
         }
         map
     }

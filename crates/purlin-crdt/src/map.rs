@@ -33,12 +33,15 @@ impl<R: Replica, K: Ord + Clone, S: DotStore<R>> OrMap<R, K, S> {
 
     /// Removes everything seen here under `key`; updates not yet seen survive.
     pub fn remove_key(&mut self, key: K) -> Delta<R, DotMap<K, S>> {
-        self.withdraw(|map| {
-            let present = map.get(&key).cloned().unwrap_or_default();
-            Change {
-                store: DotMap::one(key.clone(), present.emptied()),
-                replaced: DotMap::one(key, present),
-            }
+        let present = self.store().get(&key).cloned().unwrap_or_default();
+        self.remove_within(key, present)
+    }
+
+    /// Removes `seen`, a part of what is kept under `key`, such as one field of a nested map.
+    pub fn remove_within(&mut self, key: K, seen: S) -> Delta<R, DotMap<K, S>> {
+        self.withdraw(|_| Change {
+            store: DotMap::one(key.clone(), seen.emptied()),
+            replaced: DotMap::one(key, seen),
         })
     }
 

@@ -3,7 +3,7 @@
 //! One rule decides every join: an item survives if both sides have it, or if the side that lacks
 //! it has not seen its dot. Seen but absent means deleted; unseen and absent means not yet heard.
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, ops::Bound};
 
 use purlin_core::Dot;
 use serde::{Deserialize, Serialize};
@@ -250,15 +250,17 @@ impl<K: Ord, S> DotMap<K, S> {
         self.0.iter()
     }
 
-    /// The keys in `range` with what is kept under them, in order.
-    pub fn range<Q: Ord + ?Sized>(
-        &self,
-        range: impl std::ops::RangeBounds<Q>,
-    ) -> impl DoubleEndedIterator<Item = (&K, &S)>
+    /// The keys from `from` to `to` with what is kept under them, in order.
+    #[must_use]
+    pub fn range<'a, Q: Ord + ?Sized>(
+        &'a self,
+        from: Bound<&Q>,
+        to: Bound<&Q>,
+    ) -> impl DoubleEndedIterator<Item = (&'a K, &'a S)> + use<'a, K, S, Q>
     where
         K: Borrow<Q>,
     {
-        self.0.range(range)
+        self.0.range((from, to))
     }
 
     /// How many keys there are.
@@ -305,7 +307,7 @@ impl<K: Ord, S> DotMap<K, S> {
     }
 
     /// Sets what is kept under `key`.
-    pub(crate) fn insert(&mut self, key: K, store: S) {
+    pub fn set(&mut self, key: K, store: S) {
         self.0.insert(key, store);
     }
 }

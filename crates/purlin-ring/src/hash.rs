@@ -20,7 +20,7 @@ pub fn key_hash(key: &[u8]) -> KeyHash {
 /// The 64-bit finalizer of MurmurHash3 (Appleby, public domain): every input bit moves every
 /// output bit.
 #[must_use]
-pub(crate) fn mix(mut bits: u64) -> u64 {
+pub fn mix(mut bits: u64) -> u64 {
     bits ^= bits >> 33;
     bits = bits.wrapping_mul(0xff51_afd7_ed55_8ccd);
     bits ^= bits >> 33;

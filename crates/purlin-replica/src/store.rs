@@ -1,0 +1,340 @@
+//! One replica's state, without time or network: writes make deltas, deltas make changes.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
+use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet};
+
+use crate::{
+    cell::{Cell, Kind, Written},
+    digest::{DigestTree, Leaf},
+    slot::Slot,
+};
+
+/// One or more writes on their way to other replicas.
+pub type Update = Delta<NodeTag, DotMap<Slot, Cell>>;
+
+/// The entries of a range of slots, on their way to another replica.
+pub type Entries = DotMap<Slot, Cell>;
+
+/// The most bytes a value, element or field may have.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// Why a write was refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The key holds a value of another kind. Remove it first, or use another key.
+    #[error("key {key:?} holds a {is}, not a {asked}")]
+    WrongKind {
+        /// The key.
+        key: Slot,
+        /// What it holds.
+        is: Kind,
+        /// What the write asked for.
+        asked: Kind,
+    },
+    /// The value is too large.
+    #[error("value of {bytes} bytes exceeds limit {VALUE_BYTES_MAX}")]
+    TooLarge {
+        /// How large it is.
+        bytes: usize,
+    },
+    /// This node's share of the counter would leave the range of 64 bits.
+    #[error("adding {by} to this node's count of {count} leaves the range of 64 bits")]
+    Overflow {
+        /// This node's count.
+        count: i64,
+        /// What was to be added.
+        by: i64,
+    },
+    /// The value read has been overwritten meanwhile. Read again.
+    #[error("key {key:?} was written at {is:?}, not at {expected:?}")]
+    Overwritten {
+        /// The key.
+        key: Slot,
+        /// When the present value was written, if there is one.
+        is: Option<HlcTimestamp>,
+        /// When the caller's value was.
+        expected: Option<HlcTimestamp>,
+    },
+}
+
+/// A key whose entry changed, with the entry now; `None` when it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// The key.
+    pub slot: Slot,
+    /// What it holds now.
+    pub now: Option<Cell>,
+}
+
+/// One replica's whole state.
+#[derive(Debug)]
+pub struct Store {
+    me: NodeTag,
+    state: Causal<NodeTag, DotMap<Slot, Cell>>,
+    digests: DigestTree,
+}
+
+impl Store {
+    /// An empty store, written to as `me`: a tag no other life of any node uses.
+    #[must_use]
+    pub fn new(me: NodeTag) -> Self {
+        Self { me, state: Causal::default(), digests: DigestTree::default() }
+    }
+
+    /// What is kept under `slot`.
+    #[must_use]
+    pub fn get(&self, slot: &Slot) -> Option<&Cell> {
+        self.state.store().get(slot)
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.store().len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.store().is_empty()
+    }
+
+    /// Everything seen.
+    #[must_use]
+    pub fn context(&self) -> &CausalContext<NodeTag> {
+        self.state.context()
+    }
+
+    pub(crate) fn digests(&self) -> &DigestTree {
+        &self.digests
+    }
+
+    fn writable(&self, slot: &Slot, asked: Kind, bytes: usize) -> Result<(), WriteError> {
+        if bytes > VALUE_BYTES_MAX {
+            return Err(WriteError::TooLarge { bytes });
+        }
+        let is = self.get(slot).and_then(|cell| cell.kinds().find(|&kind| kind != asked));
+        match is {
+            Some(is) => Err(WriteError::WrongKind { key: slot.clone(), is, asked }),
+            None => Ok(()),
+        }
+    }
+
+    fn write(
+        &mut self,
+        slot: Slot,
+        write: impl FnOnce(&Cell, Dot<NodeTag>) -> (Cell, Cell),
+    ) -> Update {
+        let before = self.get(&slot).cloned();
+        let update = self.state.update(&self.me, slot.clone(), write);
+        self.digests.change(&slot, before.as_ref(), self.state.store().get(&slot));
+        update
+    }
+
+    /// Writes a register.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`], [`WriteError::TooLarge`].
+    pub fn put(&mut self, slot: Slot, written: Written) -> Result<Update, WriteError> {
+        self.writable(&slot, Kind::Register, written.value.len())?;
+        Ok(self.write(slot, |present, dot| {
+            let store = Cell { register: DotFun::one(dot, written), ..Cell::default() };
+            let replaced = Cell { register: present.register.clone(), ..Cell::default() };
+            (store, replaced)
+        }))
+    }
+
+    /// Writes a register if its present value was written at `expected`; `None` expects none.
+    ///
+    /// Checked against what this replica has seen and nothing else: two sides of a partition may
+    /// both succeed, and the later write wins.
+    ///
+    /// # Errors
+    /// [`WriteError::Overwritten`], and as for [`Store::put`].
+    pub fn put_if(
+        &mut self,
+        slot: Slot,
+        written: Written,
+        expected: Option<HlcTimestamp>,
+    ) -> Result<Update, WriteError> {
+        let present = self.get(&slot).and_then(Cell::register);
+        let live = present
+            .filter(|present| present.expires.is_none_or(|expires| expires > written.at.millis()));
+        let is = live.map(|present| present.at);
+        if is != expected {
+            return Err(WriteError::Overwritten { key: slot, is, expected });
+        }
+        self.put(slot, written)
+    }
+
+    /// Writes a multi-value register over every value seen here.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`], [`WriteError::TooLarge`].
+    pub fn set_value(&mut self, slot: Slot, value: Bytes) -> Result<Update, WriteError> {
+        self.writable(&slot, Kind::MultiValue, value.len())?;
+        Ok(self.write(slot, |present, dot| {
+            let store = Cell { multi_value: DotFun::one(dot, value), ..Cell::default() };
+            let replaced = Cell { multi_value: present.multi_value.clone(), ..Cell::default() };
+            (store, replaced)
+        }))
+    }
+
+    /// Adds to a counter.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`], [`WriteError::Overflow`].
+    pub fn add(&mut self, slot: Slot, by: i64) -> Result<Update, WriteError> {
+        self.writable(&slot, Kind::Counter, 0)?;
+        let me = self.me;
+        let own = self.get(&slot).and_then(|cell| own_count(cell, me));
+        let count = own.map_or(0, |(_, count)| count);
+        let sum = count.checked_add(by).ok_or(WriteError::Overflow { count, by })?;
+        let replaced = own.map(|(dot, count)| DotFun::one(dot, count)).unwrap_or_default();
+        Ok(self.write(slot, |_, dot| {
+            // One dot per life: what it added before is inside the new number.
+            let store = Cell { counter: DotFun::one(dot, sum), ..Cell::default() };
+            (store, Cell { counter: replaced, ..Cell::default() })
+        }))
+    }
+
+    /// Adds an element to a set.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`], [`WriteError::TooLarge`].
+    pub fn insert(&mut self, slot: Slot, element: Bytes) -> Result<Update, WriteError> {
+        self.writable(&slot, Kind::Set, element.len())?;
+        Ok(self.write(slot, |present, dot| {
+            let seen = present.set.get(&element).cloned().unwrap_or_default();
+            let set = DotMap::one(element.clone(), DotSet::one(dot));
+            let replaced = Cell { set: DotMap::one(element, seen), ..Cell::default() };
+            (Cell { set, ..Cell::default() }, replaced)
+        }))
+    }
+
+    /// Writes a field of a map.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`], [`WriteError::TooLarge`].
+    pub fn put_field(
+        &mut self,
+        slot: Slot,
+        field: Bytes,
+        written: Written,
+    ) -> Result<Update, WriteError> {
+        self.writable(&slot, Kind::Map, field.len().max(written.value.len()))?;
+        Ok(self.write(slot, |present, dot| {
+            let seen = present.map.get(&field).cloned().unwrap_or_default();
+            let map = DotMap::one(field.clone(), DotFun::one(dot, written));
+            let replaced = Cell { map: DotMap::one(field, seen), ..Cell::default() };
+            (Cell { map, ..Cell::default() }, replaced)
+        }))
+    }
+
+    /// Removes everything seen under `slot`, whatever its kind. `None` when there is nothing.
+    pub fn remove(&mut self, slot: &Slot) -> Option<Update> {
+        let present = self.get(slot)?.clone();
+        Some(self.withdraw(slot, present))
+    }
+
+    /// Removes an element of a set. `None` when it is not in it.
+    pub fn remove_element(&mut self, slot: &Slot, element: &Bytes) -> Option<Update> {
+        let seen = self.get(slot)?.set.get(element)?.clone();
+        let set = DotMap::one(element.clone(), seen);
+        Some(self.withdraw(slot, Cell { set, ..Cell::default() }))
+    }
+
+    /// Removes a field of a map. `None` when it has none of that name.
+    pub fn remove_field(&mut self, slot: &Slot, field: &Bytes) -> Option<Update> {
+        let seen = self.get(slot)?.map.get(field)?.clone();
+        let map = DotMap::one(field.clone(), seen);
+        Some(self.withdraw(slot, Cell { map, ..Cell::default() }))
+    }
+
+    fn withdraw(&mut self, slot: &Slot, seen: Cell) -> Update {
+        let before = self.get(slot).cloned();
+        let update = self.state.remove_within(slot.clone(), seen);
+        self.digests.change(slot, before.as_ref(), self.state.store().get(slot));
+        update
+    }
+
+    /// Takes in somebody's writes. Returns the keys that changed: none when all of it was known.
+    pub fn join(&mut self, update: &Update) -> Vec<Changed> {
+        let slots: Vec<Slot> = update.store().iter().map(|(slot, _)| slot.clone()).collect();
+        self.changing(slots, |state| state.join_delta(update))
+    }
+
+    /// Takes in all that another replica, which has seen `theirs`, keeps from `from` on up to
+    /// `to`: a piece of its state. Notes as seen only what the piece holds.
+    pub(crate) fn join_piece(
+        &mut self,
+        from: &Slot,
+        to: Option<&Slot>,
+        entries: &Entries,
+        theirs: &CausalContext<NodeTag>,
+    ) -> Vec<Changed> {
+        let here: Vec<Slot> = self.range(from, to).map(|(slot, _)| slot.clone()).collect();
+        let mut slots: Vec<Slot> = entries.iter().map(|(slot, _)| slot.clone()).collect();
+        slots.extend(here.iter().filter(|slot| entries.get(*slot).is_none()).cloned());
+        self.changing(slots, |state| state.join_piece(entries, here, theirs))
+    }
+
+    /// Notes that every piece of a state seen as `theirs` has arrived.
+    pub(crate) fn absorb(&mut self, theirs: &CausalContext<NodeTag>) {
+        self.state.absorb(theirs);
+    }
+
+    fn changing(
+        &mut self,
+        slots: Vec<Slot>,
+        change: impl FnOnce(&mut Causal<NodeTag, DotMap<Slot, Cell>>),
+    ) -> Vec<Changed> {
+        let before: Vec<Option<Cell>> = slots.iter().map(|slot| self.get(slot).cloned()).collect();
+        change(&mut self.state);
+        let mut changed = Vec::new();
+        for (slot, before) in slots.into_iter().zip(before) {
+            let now = self.state.store().get(&slot);
+            if now != before.as_ref() {
+                self.digests.change(&slot, before.as_ref(), now);
+                changed.push(Changed { now: now.cloned(), slot });
+            }
+        }
+        changed
+    }
+
+    /// The entries from `from` on up to `to`.
+    pub(crate) fn range<'a>(
+        &'a self,
+        from: &Slot,
+        to: Option<&Slot>,
+    ) -> impl Iterator<Item = (&'a Slot, &'a Cell)> + use<'a> {
+        let end = to.map_or(Bound::Unbounded, Bound::Excluded);
+        self.state.store().range(Bound::Included(from), end)
+    }
+
+    /// The entries of `leaf`.
+    pub(crate) fn leaf(&self, leaf: Leaf) -> impl Iterator<Item = (&Slot, &Cell)> {
+        let (from, to) = leaf.range();
+        self.range(&from, to.as_ref())
+    }
+
+    /// Every entry, in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Slot, &Cell)> {
+        self.state.store().iter()
+    }
+
+    /// Removes registers whose time is over at `now`; everybody does the same by themselves, so
+    /// nothing needs to be sent.
+    pub fn expire(&mut self, slot: &Slot, now: WallTime) -> Option<Update> {
+        let written = self.get(slot)?.register()?;
+        if written.expires.is_some_and(|expires| expires <= now) { self.remove(slot) } else { None }
+    }
+}
+
+fn own_count(cell: &Cell, me: NodeTag) -> Option<(Dot<NodeTag>, i64)> {
+    cell.counter.iter().find(|(dot, _)| dot.node == me).map(|(dot, &count)| (*dot, count))
+}
