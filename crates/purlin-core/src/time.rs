@@ -73,13 +73,13 @@ pub struct WallTime(u64);
 impl WallTime {
     /// The reading `millis` milliseconds after the Unix epoch.
     #[must_use]
-    pub fn from_millis(millis: u64) -> Self {
+    pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
     /// Milliseconds since the Unix epoch.
     #[must_use]
-    pub fn as_millis(self) -> u64 {
+    pub const fn as_millis(self) -> u64 {
         self.0
     }
 }

@@ -2,6 +2,7 @@
 pub mod cell;
 pub mod digest;
 mod expiry;
+pub mod flag;
 pub mod log;
 pub mod slot;
 pub mod store;
