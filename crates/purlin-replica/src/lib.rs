@@ -1,10 +1,31 @@
-//! Replicated state that every side of a partition may write.
+//! Replicated state that every side of a partition may read and write, and that loses nothing.
+//!
+//! A database with one leader refuses writes on the minority side; last-writer-wins replication
+//! accepts them and loses some. Here every node writes to its own replica at once, and replicas
+//! become equal by joining dots ([`purlin_crdt`]): what nobody removed knowingly is there in the
+//! end, on every side.
+//!
+//! In reading order:
+//! - [`slot`], [`cell`]: keys, and what one key holds
+//! - [`store`]: one replica's state: writes make updates, updates make changes
+//! - [`log`], [`digest`], [`wire`], [`sync`]: how replicas become equal; pure
+//! - [`replica`]: [`ReplicaSet`], the shell: channels, time, readers
+//! - [`flag`]: feature flags, evaluated locally
+
 pub mod cell;
 pub mod digest;
 mod expiry;
 pub mod flag;
 pub mod log;
+pub mod replica;
 pub mod slot;
 pub mod store;
 pub mod sync;
+mod view;
 pub mod wire;
+
+pub use cell::{Cell, Kind, Written};
+pub use replica::{Change, Origin, ReplicaConfig, ReplicaSet, SetStatus, StateError};
+pub use slot::{KEY_BYTES_MAX, KeyError};
+pub use store::{VALUE_BYTES_MAX, WriteError};
+pub use sync::{Counters, Lag, SyncConfig};

@@ -1,0 +1,505 @@
+//! A replica set among the nodes of a cluster: the shell around [`Sync`].
+//!
+//! There is no task in the path of a write or a read: the writer's own task changes the state,
+//! shows the change to readers and hands it to the channels; a reader of a connection joins what
+//! it brings. One task per set sleeps until something must be sent again or compared.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime};
+use purlin_net::{
+    ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
+};
+use tokio::sync::{Notify, broadcast};
+
+use crate::{
+    cell::{Cell, Kind, Written},
+    slot::{KeyError, Slot},
+    store::{Changed, Store, Update, WriteError},
+    sync::{Counters, Input, Lag, Output, Sync, SyncConfig},
+    view::View,
+    wire::Message,
+};
+
+/// How many changes a slow watcher may fall behind before it hears how many it missed.
+const CHANGES_MAX: usize = 4_096;
+
+/// What a set is called, and its bounds.
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    /// Its number on the wire, equal on all nodes; one set per number.
+    pub service: ServiceId,
+    /// What it is called in metrics and on the console.
+    pub name: &'static str,
+    /// The most keys it takes from writers here. What other nodes wrote is always taken in: to
+    /// refuse it would leave replicas unequal for ever. Default 2 million.
+    pub keys_max: usize,
+    /// How it talks to its neighbours.
+    pub sync: SyncConfig,
+}
+
+/// Why a write was not made. Nothing was changed anywhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The key is empty or too long.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The value does not fit what is there.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The set is full.
+    #[error("{keys} keys reach the limit {max}")]
+    Full {
+        /// How many keys there are.
+        keys: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// The clock refuses to issue a timestamp.
+    #[error(transparent)]
+    Clock(#[from] HlcError),
+}
+
+impl StateError {
+    /// Always "not done".
+    #[must_use]
+    pub fn outcome(&self) -> purlin_core::Outcome {
+        purlin_core::Outcome::NotDone
+    }
+
+    /// What to do now.
+    #[must_use]
+    pub fn advice(&self) -> purlin_core::Advice {
+        match self {
+            Self::Write(WriteError::Overwritten { .. }) | Self::Clock(_) => {
+                purlin_core::Advice::Retry
+            }
+            Self::Key(_) | Self::Write(_) | Self::Full { .. } => purlin_core::Advice::GiveUp,
+        }
+    }
+}
+
+/// A change of one entry, as watchers see it: in order per node.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The key.
+    pub key: Bytes,
+    /// What it holds now; `None` when it is gone.
+    pub now: Option<Arc<Cell>>,
+    /// Why it changed.
+    pub origin: Origin,
+}
+
+/// Where a change came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// It was written on this node.
+    Here,
+    /// This node told us; it need not have written it.
+    Told(NodeId),
+    /// Its time was over.
+    Expired,
+}
+
+/// What is known of a set.
+#[derive(Debug, Clone)]
+pub struct SetStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// How many keys it has.
+    pub keys: usize,
+    /// How every neighbour stands.
+    pub lag: Vec<Lag>,
+    /// What happened so far.
+    pub counters: Counters,
+    /// Messages that could not be handed to a channel; they are sent again.
+    pub unsent: u64,
+}
+
+/// A replica of a set on this node: cheap to clone, shared by everybody.
+///
+/// # Guarantees
+/// Healthy: a write is readable here when the call returns and elsewhere a round trip later.
+/// Partitioned: every side reads and writes; after the heal all sides are equal and every write
+/// that nobody overwrote or removed knowingly is there. Restarted: an empty replica takes the
+/// state over from its neighbours in bounded pieces; when all nodes stop at once, the state is gone.
+#[derive(Clone)]
+pub struct ReplicaSet {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: ReplicaConfig,
+    transport: Transport,
+    clock: Arc<dyn Clock>,
+    hlc: Arc<Hlc>,
+    sync: Mutex<Sync>,
+    view: View,
+    changes: broadcast::Sender<Change>,
+    wake: Notify,
+    unsent: AtomicU64,
+}
+
+impl fmt::Debug for ReplicaSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicaSet")
+            .field("name", &self.inner.config.name)
+            .field("keys", &self.inner.view.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReplicaSet {
+    /// Starts an empty replica that syncs with every peer of `transport`, present and future.
+    #[must_use]
+    pub fn start(config: ReplicaConfig, transport: &Transport, hlc: Arc<Hlc>, rng: Rng) -> Self {
+        let clock = Arc::clone(transport.clock());
+        let sync = Sync::new(config.sync, transport.node(), clock.now(), rng);
+        let inner = Arc::new(Inner {
+            transport: transport.clone(),
+            clock,
+            hlc,
+            sync: Mutex::new(sync),
+            view: View::default(),
+            changes: broadcast::channel(CHANGES_MAX).0,
+            wake: Notify::new(),
+            unsent: AtomicU64::new(0),
+            config,
+        });
+        let events = transport.events();
+        transport.register(inner.config.service, Arc::new(Ear(Arc::downgrade(&inner))));
+        tokio::spawn(follow_peers(Arc::downgrade(&inner), events));
+        tokio::spawn(keep_time(Arc::downgrade(&inner)));
+        Self { inner }
+    }
+
+    /// What is kept under `key` now. Local, takes no lock.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Arc<Cell>> {
+        self.inner.view.get(key, self.inner.clock.wall())
+    }
+
+    /// Up to `limit` entries whose keys begin with `prefix`, in key order, after the key `after`.
+    /// Local, takes no lock; a moving picture, not a snapshot.
+    #[must_use]
+    pub fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Arc<Cell>)> {
+        self.inner.view.scan(prefix, after, limit, self.inner.clock.wall())
+    }
+
+    /// Changes from now on. A watcher more than 4,096 changes behind hears how many it missed, and
+    /// should read again what it cares for.
+    #[must_use]
+    pub fn watch(&self) -> broadcast::Receiver<Change> {
+        self.inner.changes.subscribe()
+    }
+
+    /// How the set stands.
+    #[must_use]
+    pub fn status(&self) -> SetStatus {
+        let sync = self.inner.sync.lock();
+        SetStatus {
+            name: self.inner.config.name,
+            keys: sync.store().len(),
+            lag: sync.lag(self.inner.clock.now()),
+            counters: sync.counters(),
+            unsent: self.inner.unsent.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes a register; with `ttl` it ends by itself. Returns the version written.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        ttl: Option<Duration>,
+    ) -> Result<HlcTimestamp, StateError> {
+        let written = self.stamp(value.into(), ttl)?;
+        let at = written.at;
+        self.write(key.into(), |store, slot| store.put(slot, written).map(Some))?;
+        Ok(at)
+    }
+
+    /// Writes a register if its version here is still `expected`; `None` expects no value.
+    ///
+    /// # Errors
+    /// [`WriteError::Overwritten`] inside [`StateError`] when it is not. Two sides of a partition
+    /// may both succeed; the later write wins then.
+    pub fn put_if(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        ttl: Option<Duration>,
+        expected: Option<HlcTimestamp>,
+    ) -> Result<HlcTimestamp, StateError> {
+        let written = self.stamp(value.into(), ttl)?;
+        let at = written.at;
+        self.write(key.into(), |store, slot| store.put_if(slot, written, expected).map(Some))?;
+        Ok(at)
+    }
+
+    /// Writes a register that keeps concurrent values.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn set_value(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), StateError> {
+        let value = value.into();
+        self.write(key.into(), |store, slot| store.set_value(slot, value).map(Some)).map(drop)
+    }
+
+    /// Adds to a counter and returns its value here.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn add(&self, key: impl Into<Bytes>, by: i64) -> Result<i128, StateError> {
+        let key = key.into();
+        self.write(key.clone(), |store, slot| store.add(slot, by).map(Some))?;
+        Ok(self.get(&key).map_or(0, |cell| cell.count()))
+    }
+
+    /// Adds an element to a set.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn insert(&self, key: impl Into<Bytes>, element: impl Into<Bytes>) -> Result<(), StateError> {
+        let element = element.into();
+        self.write(key.into(), |store, slot| store.insert(slot, element).map(Some)).map(drop)
+    }
+
+    /// Removes an element of a set; `false` when it was not in it here.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn remove_element(&self, key: impl Into<Bytes>, element: &Bytes) -> Result<bool, StateError> {
+        self.write(key.into(), |store, slot| Ok(store.remove_element(&slot, element)))
+    }
+
+    /// Writes a field of a map. Returns the version written.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn put_field(
+        &self,
+        key: impl Into<Bytes>,
+        field: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<HlcTimestamp, StateError> {
+        let (field, written) = (field.into(), self.stamp(value.into(), None)?);
+        let at = written.at;
+        self.write(key.into(), |store, slot| store.put_field(slot, field, written).map(Some))?;
+        Ok(at)
+    }
+
+    /// Removes a field of a map; `false` when it has none of that name here.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn remove_field(&self, key: impl Into<Bytes>, field: &Bytes) -> Result<bool, StateError> {
+        self.write(key.into(), |store, slot| Ok(store.remove_field(&slot, field)))
+    }
+
+    /// Removes whatever is kept under `key`, as far as it was seen here; `false` when there is
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn remove(&self, key: impl Into<Bytes>) -> Result<bool, StateError> {
+        self.write(key.into(), |store, slot| Ok(store.remove(&slot)))
+    }
+
+    fn stamp(&self, value: Bytes, ttl: Option<Duration>) -> Result<Written, StateError> {
+        let at = self.inner.hlc.now(self.inner.clock.wall())?;
+        let expires = ttl.map(|ttl| {
+            let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+            WallTime::from_millis(at.millis().as_millis().saturating_add(ttl))
+        });
+        Ok(Written { at, expires, value })
+    }
+
+    fn write(
+        &self,
+        key: Bytes,
+        change: impl FnOnce(&mut Store, Slot) -> Result<Option<Update>, WriteError>,
+    ) -> Result<bool, StateError> {
+        let slot = Slot::new(key)?;
+        let inner = &*self.inner;
+        let mut out = Vec::new();
+        let mut sync = inner.sync.lock();
+        let keys = sync.store().len();
+        if keys >= inner.config.keys_max && sync.store().get(&slot).is_none() {
+            return Err(StateError::Full { keys, max: inner.config.keys_max });
+        }
+        let first_expiry = sync.wake_at(inner.clock.now(), inner.clock.wall());
+        let done = sync.write(
+            inner.clock.now(),
+            &slot,
+            |store| change(store, slot.clone()),
+            &mut out,
+        )?;
+        if done {
+            inner.show(&sync, &slot, &Origin::Here);
+        }
+        inner.carry_out(&sync, out);
+        if sync.wake_at(inner.clock.now(), inner.clock.wall()) < first_expiry {
+            inner.wake.notify_one();
+        }
+        Ok(done)
+    }
+
+    /// Of a key that holds two kinds since a heal, which; for whoever has to decide between them.
+    #[must_use]
+    pub fn kinds(&self, key: &[u8]) -> Vec<Kind> {
+        self.get(key).map(|cell| cell.kinds().collect()).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    fn step(&self, input: Input) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let mut out = Vec::new();
+        let mut sync = self.sync.lock();
+        sync.step(now, wall, input, &mut out);
+        self.carry_out(&sync, out);
+    }
+
+    /// Shows an entry as it is now to readers and watchers. Called under the writer's lock, so
+    /// that watchers see changes in the order in which readers do.
+    fn show(&self, sync: &Sync, slot: &Slot, origin: &Origin) {
+        let now = sync.store().get(slot);
+        self.view.show(slot, now);
+        if self.changes.receiver_count() > 0 {
+            let now = now.map(|cell| Arc::new(cell.clone()));
+            let change = Change { key: slot.key().clone(), now, origin: origin.clone() };
+            // Nobody listens any more: fine.
+            drop(self.changes.send(change));
+        }
+    }
+
+    fn carry_out(&self, sync: &Sync, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Send(to, message) => self.send(&to, &message),
+                Output::Changed { from, changed } => {
+                    self.observe(&changed);
+                    self.show_all(sync, &changed, &Origin::Told(from));
+                }
+                Output::Expired(changed) => self.show_all(sync, &changed, &Origin::Expired),
+                Output::CaughtUp(node) => {
+                    tracing::debug!(set = self.config.name, %node, "caught up");
+                }
+                Output::Refused(node, reason) => {
+                    tracing::warn!(set = self.config.name, %node, %reason, "writes refused");
+                }
+            }
+        }
+    }
+
+    /// Moves this node's clock past what it has read, so that a write made now is later than it.
+    fn observe(&self, changed: &[Changed]) {
+        let cells = changed.iter().filter_map(|one| one.now.as_ref());
+        let latest = cells
+            .flat_map(|cell| cell.register().into_iter().chain(cell.fields().map(|(_, it)| it)))
+            .map(|written| written.at)
+            .max();
+        if let Some(latest) = latest
+            && let Err(error) = self.hlc.observe(latest, self.clock.wall())
+        {
+            tracing::warn!(set = self.config.name, %error, "clock");
+        }
+    }
+
+    fn show_all(&self, sync: &Sync, changed: &[Changed], origin: &Origin) {
+        for one in changed {
+            self.show(sync, &one.slot, origin);
+        }
+    }
+
+    fn send(&self, to: &NodeId, message: &Message) {
+        let bytes = message.encode();
+        let sent = self.transport.peer(to).is_some_and(|peer| {
+            let put = |payload: &mut purlin_net::PayloadBuf<'_>| payload.put(&bytes);
+            let service = self.config.service;
+            peer.send(ChannelId::STREAM, service, PartitionKey::ZERO, Urgency::Batch, put).is_ok()
+        });
+        if !sent {
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Where connections deliver what other replicas say.
+struct Ear(Weak<Inner>);
+
+impl Service for Ear {
+    fn on_frame(&self, frame: Incoming<'_>) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let from = frame.peer().node().clone();
+        match Message::decode(frame.payload()) {
+            Ok(message) => inner.step(Input::Heard(from, message)),
+            Err(error) => {
+                tracing::warn!(set = inner.config.name, %from, %error, "message dropped");
+                inner.step(Input::Malformed(from, error));
+            }
+        }
+        inner.wake.notify_one();
+    }
+}
+
+async fn follow_peers(inner: Weak<Inner>, mut events: broadcast::Receiver<PeerEvent>) {
+    let known = |inner: &Inner| {
+        for peer in inner.transport.peers() {
+            if peer.is_up() {
+                inner.step(Input::Up(peer.node().clone()));
+            }
+        }
+    };
+    if let Some(inner) = inner.upgrade() {
+        known(&inner);
+    }
+    loop {
+        let event = events.recv().await;
+        let Some(inner) = inner.upgrade() else { return };
+        match event {
+            Ok(PeerEvent::Up { peer }) => inner.step(Input::Up(peer.node().clone())),
+            Ok(PeerEvent::Down { peer, .. }) => inner.step(Input::Down(peer)),
+            Ok(_) => continue,
+            // An extra Up is harmless: it costs a comparison.
+            Err(broadcast::error::RecvError::Lagged(_)) => known(&inner),
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+        inner.wake.notify_one();
+    }
+}
+
+/// Wakes the core when it asked to be woken. Ends with the last handle.
+async fn keep_time(inner: Weak<Inner>) {
+    loop {
+        let pause = {
+            let Some(inner) = inner.upgrade() else { return };
+            let now = inner.clock.now();
+            inner.sync.lock().wake_at(now, inner.clock.wall()) - now
+        };
+        {
+            // At least the clock's resolution for expiries, at most a second before looking
+            // whether anybody is left.
+            let pause = pause.clamp(Duration::from_millis(1), Duration::from_secs(1));
+            let Some(strong) = inner.upgrade() else { return };
+            let woken = tokio::time::timeout(pause, strong.wake.notified()).await.is_ok();
+            if !woken {
+                strong.step(Input::Woke);
+            }
+        }
+    }
+}
