@@ -192,7 +192,12 @@ impl ReplicaSet {
     /// Up to `limit` entries whose keys begin with `prefix`, in key order, after the key `after`.
     /// Local, takes no lock; a moving picture, not a snapshot.
     #[must_use]
-    pub fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Arc<Cell>)> {
+    pub fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<(Bytes, Arc<Cell>)> {
         self.inner.view.scan(prefix, after, limit, self.inner.clock.wall())
     }
 
@@ -254,7 +259,11 @@ impl ReplicaSet {
     ///
     /// # Errors
     /// [`StateError`]; nothing was changed.
-    pub fn set_value(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), StateError> {
+    pub fn set_value(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), StateError> {
         let value = value.into();
         self.write(key.into(), |store, slot| store.set_value(slot, value).map(Some)).map(drop)
     }
@@ -273,7 +282,11 @@ impl ReplicaSet {
     ///
     /// # Errors
     /// [`StateError`]; nothing was changed.
-    pub fn insert(&self, key: impl Into<Bytes>, element: impl Into<Bytes>) -> Result<(), StateError> {
+    pub fn insert(
+        &self,
+        key: impl Into<Bytes>,
+        element: impl Into<Bytes>,
+    ) -> Result<(), StateError> {
         let element = element.into();
         self.write(key.into(), |store, slot| store.insert(slot, element).map(Some)).map(drop)
     }
@@ -282,7 +295,11 @@ impl ReplicaSet {
     ///
     /// # Errors
     /// [`StateError`]; nothing was changed.
-    pub fn remove_element(&self, key: impl Into<Bytes>, element: &Bytes) -> Result<bool, StateError> {
+    pub fn remove_element(
+        &self,
+        key: impl Into<Bytes>,
+        element: &Bytes,
+    ) -> Result<bool, StateError> {
         self.write(key.into(), |store, slot| Ok(store.remove_element(&slot, element)))
     }
 
@@ -342,12 +359,8 @@ impl ReplicaSet {
             return Err(StateError::Full { keys, max: inner.config.keys_max });
         }
         let first_expiry = sync.wake_at(inner.clock.now(), inner.clock.wall());
-        let done = sync.write(
-            inner.clock.now(),
-            &slot,
-            |store| change(store, slot.clone()),
-            &mut out,
-        )?;
+        let done =
+            sync.write(inner.clock.now(), &slot, |store| change(store, slot.clone()), &mut out)?;
         if done {
             inner.show(&sync, &slot, &Origin::Here);
         }

@@ -1,0 +1,186 @@
+//! Replica sets on real transports: TLS over loopback, connections that break, nodes that restart.
+#![expect(clippy::unwrap_used, reason = "a test that cannot build its input should fail loudly")]
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use purlin_core::{Clock as _, ClusterName, Hlc, Incarnation, NodeId, NodeName, Rng, SystemClock};
+use purlin_net::{
+    Authority, GossipKeys, ServiceId, TlsIdentity, Transport, TransportConfig, fault::FaultRule,
+};
+use purlin_replica::{Kind, Origin, ReplicaConfig, ReplicaSet, StateError, SyncConfig, WriteError};
+
+static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
+    Authority::generate(&ClusterName::parse("shop").unwrap(), SystemClock::new().wall()).unwrap()
+});
+
+struct Node {
+    transport: Transport,
+    set: ReplicaSet,
+}
+
+async fn node(name: &str, incarnation: u64) -> Node {
+    let name = NodeName::parse(name).unwrap();
+    let valid = purlin_net::certs::NODE_VALID_FOR;
+    let issued = AUTHORITY.issue(&name, SystemClock::new().wall(), valid).unwrap();
+    let config = TransportConfig::new(
+        ClusterName::parse("shop").unwrap(),
+        NodeId::new(name, Incarnation(incarnation)),
+        "127.0.0.1:0".parse::<SocketAddr>().unwrap(),
+        TlsIdentity::from_issued(AUTHORITY.certificate_pem(), &issued).unwrap(),
+        GossipKeys::parse(&"5a".repeat(32)).unwrap(),
+    );
+    let transport =
+        Transport::bind(config, Arc::new(SystemClock::new()), Rng::from_os()).await.unwrap();
+    let hlc = Arc::new(Hlc::new(transport.node()));
+    let config = ReplicaConfig {
+        service: ServiceId(30),
+        name: "state",
+        keys_max: 100_000,
+        sync: SyncConfig::default(),
+    };
+    let set = ReplicaSet::start(config, &transport, hlc, Rng::from_os());
+    Node { transport, set }
+}
+
+fn introduce(nodes: &[&Node]) {
+    for one in nodes {
+        for other in nodes {
+            if one.transport.node() != other.transport.node() {
+                let (id, addr) = (other.transport.node().clone(), other.transport.local_addr());
+                drop(one.transport.add_peer(id, addr).unwrap());
+            }
+        }
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited in vain until {what}");
+}
+
+fn value(set: &ReplicaSet, key: &str) -> Option<Bytes> {
+    set.get(key.as_bytes())?.register().map(|written| written.value.clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_read_at_once_here_and_soon_on_every_other_node() {
+    let (a, b, c) = (node("a", 1).await, node("b", 1).await, node("c", 1).await);
+    introduce(&[&a, &b, &c]);
+    a.set.put("cart:1", "apple", None).unwrap();
+    assert_eq!(value(&a.set, "cart:1").unwrap(), "apple");
+    until("b and c read it", || {
+        [&b, &c].iter().all(|n| value(&n.set, "cart:1").is_some_and(|v| v == "apple"))
+    })
+    .await;
+    b.set.add("visits", 5).unwrap();
+    c.set.add("visits", -2).unwrap();
+    until("all count 3", || {
+        [&a, &b, &c].iter().all(|n| n.set.get(b"visits").is_some_and(|cell| cell.count() == 3))
+    })
+    .await;
+    let refused = a.set.put("visits", "five", None).unwrap_err();
+    assert!(
+        matches!(refused, StateError::Write(WriteError::WrongKind { is: Kind::Counter, .. })),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_of_a_cut_write_and_nothing_is_lost_after_the_heal() {
+    let (a, b) = (node("a", 1).await, node("b", 1).await);
+    introduce(&[&a, &b]);
+    a.set.put("before", "1", None).unwrap();
+    until("they are in touch", || value(&b.set, "before").is_some()).await;
+    let mut changes = b.set.watch();
+    for (one, other) in [(&a, &b), (&b, &a)] {
+        let name = other.transport.node().name.clone();
+        one.transport.faults().add(FaultRule::cut(name)).unwrap();
+    }
+    for n in 0..500 {
+        a.set.put(format!("a:{n}"), "x", None).unwrap();
+        b.set.insert("members", format!("b:{n}")).unwrap();
+    }
+    a.set.insert("members", "from a").unwrap();
+    a.set.remove("before").unwrap();
+    assert!(value(&b.set, "before").is_some(), "the cut holds");
+    a.transport.faults().clear();
+    b.transport.faults().clear();
+    until("all writes are on both sides", || {
+        [&a, &b].iter().all(|n| {
+            n.set.scan(b"a:", None, 1_000).len() == 500
+                && n.set.get(b"members").is_some_and(|cell| cell.elements().count() == 501)
+                && value(&n.set, "before").is_none()
+        })
+    })
+    .await;
+    let mut told = 0;
+    while let Ok(change) = changes.try_recv() {
+        told +=
+            usize::from(matches!(&change.origin, Origin::Told(node) if node == a.transport.node()));
+    }
+    assert!(told >= 500, "watchers hear what came from the other side: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_takes_over_a_large_state_in_pieces() {
+    let a = node("a", 1).await;
+    for n in 0..20_000 {
+        a.set.put(format!("key:{n:05}"), vec![7; 100], None).unwrap();
+    }
+    for n in 0..1_000 {
+        a.set.remove(format!("key:{n:05}")).unwrap();
+    }
+    let b = node("b", 1).await;
+    introduce(&[&a, &b]);
+    until("the newcomer has it all", || b.set.status().keys == 19_000).await;
+    assert_eq!(b.set.status().counters.entries_pulled, 19_000, "each entry once");
+    let page = b.set.scan(b"key:", Some(b"key:10000"), 10);
+    assert_eq!(page.len(), 10);
+    assert_eq!(page[0].0, "key:10001");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ephemeral_entry_ends_on_every_node_at_its_time() {
+    let (a, b) = (node("a", 1).await, node("b", 1).await);
+    introduce(&[&a, &b]);
+    a.set.put("session", "x", Some(Duration::from_millis(800))).unwrap();
+    until("b sees it", || value(&b.set, "session").is_some()).await;
+    until("it ends here", || value(&a.set, "session").is_none()).await;
+    until("it ends there", || value(&b.set, "session").is_none()).await;
+    until("it is removed for good", || a.set.status().keys == 0 && b.set.status().keys == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conditional_write_fails_when_the_value_was_overwritten() {
+    let a = node("a", 1).await;
+    let first = a.set.put_if("k", "1", None, None).unwrap();
+    let taken = a.set.put_if("k", "2", None, None).unwrap_err();
+    assert!(matches!(taken, StateError::Write(WriteError::Overwritten { .. })), "{taken}");
+    let second = a.set.put_if("k", "2", None, Some(first)).unwrap();
+    assert!(a.set.put_if("k", "3", None, Some(first)).is_err());
+    assert!(a.set.put_if("k", "3", None, Some(second)).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_node_gets_its_own_old_writes_back_from_the_others() {
+    let (a, b) = (node("a", 1).await, node("b", 1).await);
+    introduce(&[&a, &b]);
+    a.set.put("mine", "1", None).unwrap();
+    until("b has it", || value(&b.set, "mine").is_some()).await;
+    a.transport.close();
+    drop(a);
+    let again = node("a", 2).await;
+    introduce(&[&again, &b]);
+    until("the new life has it", || value(&again.set, "mine").is_some()).await;
+    again.set.put("mine", "2", None).unwrap();
+    until("b follows the new life", || value(&b.set, "mine").is_some_and(|v| v == "2")).await;
+}
