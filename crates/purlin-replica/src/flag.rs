@@ -123,7 +123,9 @@ pub enum FlagError {
     #[error("{0} basis points exceed limit {BASIS_POINTS}, which is everybody")]
     BasisPoints(u16),
     /// The name is empty or holds more than letters, digits, `-`, `_`, `.` and `/`.
-    #[error("flag name {0:?} is not 1 to {TEXT_BYTES_MAX} letters, digits, `-`, `_`, `.` or `/`")]
+    #[error(
+        "flag name {0:?} is not 1 to {TEXT_BYTES_MAX} letters, digits, `-`, `_`, `.` or `/`, and not under `audit/`"
+    )]
     Name(String),
 }
 
@@ -134,7 +136,10 @@ impl Flag {
     /// [`FlagError`] names the field and the bound.
     pub fn check(&self, name: &str) -> Result<(), FlagError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-        if name.is_empty() || name.len() > TEXT_BYTES_MAX || !name.chars().all(allowed) {
+        // Histories are kept under `audit/`.
+        let reserved = name.starts_with("audit/");
+        if name.is_empty() || name.len() > TEXT_BYTES_MAX || !name.chars().all(allowed) || reserved
+        {
             return Err(FlagError::Name(name.chars().take(80).collect()));
         }
         let within = |field, len, max| {

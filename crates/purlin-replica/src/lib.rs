@@ -10,12 +10,13 @@
 //! - [`store`]: one replica's state: writes make updates, updates make changes
 //! - [`log`], [`digest`], [`wire`], [`sync`]: how replicas become equal; pure
 //! - [`replica`]: [`ReplicaSet`], the shell: channels, time, readers
-//! - [`flag`]: feature flags, evaluated locally
+//! - [`flag`], [`flags`]: feature flags: what one says, and where they are kept
 
 pub mod cell;
 pub mod digest;
 mod expiry;
 pub mod flag;
+pub mod flags;
 pub mod log;
 pub mod replica;
 pub mod slot;
@@ -25,6 +26,7 @@ mod view;
 pub mod wire;
 
 pub use cell::{Cell, Kind, Written};
+pub use flags::Flags;
 pub use replica::{Change, Origin, ReplicaConfig, ReplicaSet, SetStatus, StateError};
 pub use slot::{KEY_BYTES_MAX, KeyError};
 pub use store::{VALUE_BYTES_MAX, WriteError};

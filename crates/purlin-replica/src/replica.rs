@@ -336,8 +336,16 @@ impl ReplicaSet {
         self.write(key.into(), |store, slot| Ok(store.remove(&slot)))
     }
 
+    /// A timestamp later than everything read or written here so far.
+    ///
+    /// # Errors
+    /// [`StateError::Clock`] when the clock refuses.
+    pub fn now(&self) -> Result<HlcTimestamp, StateError> {
+        Ok(self.inner.hlc.now(self.inner.clock.wall())?)
+    }
+
     fn stamp(&self, value: Bytes, ttl: Option<Duration>) -> Result<Written, StateError> {
-        let at = self.inner.hlc.now(self.inner.clock.wall())?;
+        let at = self.now()?;
         let expires = ttl.map(|ttl| {
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
             WallTime::from_millis(at.millis().as_millis().saturating_add(ttl))

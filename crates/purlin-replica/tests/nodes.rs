@@ -12,7 +12,11 @@ use purlin_core::{Clock as _, ClusterName, Hlc, Incarnation, NodeId, NodeName, R
 use purlin_net::{
     Authority, GossipKeys, ServiceId, TlsIdentity, Transport, TransportConfig, fault::FaultRule,
 };
-use purlin_replica::{Kind, Origin, ReplicaConfig, ReplicaSet, StateError, SyncConfig, WriteError};
+use purlin_replica::{
+    Flags, Kind, Origin, ReplicaConfig, ReplicaSet, StateError, SyncConfig, WriteError,
+    flag::{Asker, Because, Flag, Rollout},
+    flags::Reason,
+};
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     Authority::generate(&ClusterName::parse("shop").unwrap(), SystemClock::new().wall()).unwrap()
@@ -183,4 +187,30 @@ async fn a_restarted_node_gets_its_own_old_writes_back_from_the_others() {
     until("the new life has it", || value(&again.set, "mine").is_some()).await;
     again.set.put("mine", "2", None).unwrap();
     until("b follows the new life", || value(&b.set, "mine").is_some_and(|v| v == "2")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flag_changed_on_one_node_counts_on_all_with_its_history() {
+    let (a, b) = (node("a", 1).await, node("b", 1).await);
+    introduce(&[&a, &b]);
+    let flags = |n: &Node| {
+        let name = n.transport.node().name.clone();
+        Flags::new(n.set.clone(), Arc::new(SystemClock::new()), name)
+    };
+    let (on_a, on_b) = (flags(&a), flags(&b));
+    let reason = Reason { who: "ann".into(), why: "launch".into() };
+    let flag = Flag { otherwise: Rollout::On, ..Flag::default() };
+    on_a.define("checkout/new", flag, &reason).unwrap();
+    until("it is on at b", || on_b.evaluate("checkout/new", &Asker::default()).on).await;
+    on_b.kill("checkout/new", true, &Reason { who: "bob".into(), why: "errors".into() }).unwrap();
+    until("it is killed at a", || {
+        on_a.evaluate("checkout/new", &Asker::default()).because == Because::Killed
+    })
+    .await;
+    until("a sees who killed it", || on_a.audit("checkout/new").len() == 2).await;
+    assert_eq!(on_a.audit("checkout/new")[0].who, "bob", "the newest first");
+    assert_eq!(on_a.list("checkout/", None, 10).len(), 1);
+    assert_eq!(on_a.list("", None, 10).len(), 1, "histories are no flags");
+    let unknown = on_a.kill("nothing", true, &reason).unwrap_err();
+    assert_eq!(unknown.to_string(), "there is no flag \"nothing\"");
 }
