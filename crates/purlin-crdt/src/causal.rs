@@ -5,7 +5,7 @@ use std::fmt;
 use purlin_core::Dot;
 use serde::{Deserialize, Serialize};
 
-use crate::{CausalContext, DotMap, DotStore, Lattice, Replica, store::Scope};
+use crate::{CausalContext, DotMap, DotStore, Lattice, Replica, context::Dots, store::Scope};
 
 /// A replica's whole state: what it keeps, and every dot it has seen.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Causal<R: Replica, S> {
 #[must_use = "a delta that is not sent is an update nobody else hears of"]
 pub struct Delta<R: Replica, S> {
     store: S,
-    context: CausalContext<R>,
+    context: Dots<R>,
 }
 
 impl<R: Replica, S: Default> Default for Causal<R, S> {
@@ -87,23 +87,18 @@ impl<R: Replica, S: DotStore<R>> Causal<R, S> {
     }
 
     fn apply(&mut self, store: S, replaced: S, dot: Option<Dot<R>>) -> Delta<R, S> {
-        let mut context: CausalContext<R> = dot.into_iter().collect();
-        replaced.dots(&mut |dot| context.insert(dot));
+        let mut context: Dots<R> = dot.into_iter().collect();
+        replaced.dots(&mut |dot| context.insert(dot.clone()));
         let delta = Delta { store, context };
         // The state has seen the fresh dot but does not keep it yet: join as one who has not.
-        self.store.join(&CausalContext::new(), &delta.store, &delta.context, Scope::Named);
+        self.store.join(&Dots::default(), &delta.store, &delta.context, Scope::Named);
         delta
     }
 
     /// Takes in an update. Costs what the delta holds.
     pub fn join_delta(&mut self, delta: &Delta<R, S>) {
         self.store.join(&self.context, &delta.store, &delta.context, Scope::Named);
-        self.context.join(&delta.context);
-    }
-
-    /// The whole state as one delta, for a replica that has nothing yet.
-    pub fn to_delta(&self) -> Delta<R, S> {
-        Delta { store: self.store.clone(), context: self.context.clone() }
+        delta.context.iter().for_each(|dot| self.context.insert(dot));
     }
 }
 
@@ -137,12 +132,29 @@ impl<R: Replica, S: DotStore<R>> Delta<R, S> {
 
     /// The dots it brings and removes.
     #[must_use]
-    pub fn context(&self) -> &CausalContext<R> {
+    pub fn context(&self) -> &Dots<R> {
         &self.context
     }
 }
 
 impl<R: Replica, K: Ord + Clone, S: DotStore<R>> Causal<R, DotMap<K, S>> {
+    /// Changes what is kept under `key` in place, as `replica`: the fast way for a writer.
+    ///
+    /// `change` gets the present store and a fresh dot. It must put the dot into it, may take out
+    /// whatever it replaces, and returns what the delta holds: what was put in, under the same
+    /// names, and the dots that were taken out. The result must be what joining that delta gives.
+    pub fn update_in_place(
+        &mut self,
+        replica: &R,
+        key: K,
+        change: impl FnOnce(&mut S, Dot<R>) -> (S, Dots<R>),
+    ) -> Delta<R, DotMap<K, S>> {
+        let dot = self.context.next_dot(replica);
+        let (store, mut context) = change(self.store.entry(key.clone()), dot.clone());
+        context.insert(dot);
+        Delta { store: DotMap::one(key, store), context }
+    }
+
     /// Compares `entries`, all that another replica keeps in a range of keys, with what is kept
     /// here under the same keys, and takes in the difference: how a state travels in pieces.
     ///

@@ -16,6 +16,89 @@ use serde::{Deserialize, Serialize};
 
 use crate::Replica;
 
+/// Who can tell whether a dot was seen.
+pub trait Knows<R> {
+    /// Whether `dot` was seen.
+    fn contains(&self, dot: &Dot<R>) -> bool;
+}
+
+impl<R: Replica> Knows<R> for CausalContext<R> {
+    fn contains(&self, dot: &Dot<R>) -> bool {
+        self.seen.get(&dot.node).is_some_and(|seen| seen.contains(dot.counter))
+    }
+}
+
+/// A few dots, such as one update brings and replaces: smaller and faster than a
+/// [`CausalContext`], without its compression.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Dots<R>(Vec<Dot<R>>);
+
+impl<R> Default for Dots<R> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, R: Ord + Deserialize<'de>> Deserialize<'de> for Dots<R> {
+    /// Refuses dots that repeat or stand out of order.
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let dots = Vec::<Dot<R>>::deserialize(input)?;
+        if dots.is_sorted_by(|a, b| a < b) {
+            Ok(Self(dots))
+        } else {
+            Err(serde::de::Error::custom("dots repeat or stand out of order"))
+        }
+    }
+}
+
+impl<R: Replica> Dots<R> {
+    /// Adds one dot.
+    pub fn insert(&mut self, dot: Dot<R>) {
+        match self.0.last() {
+            Some(last) if *last >= dot => {
+                if let Err(at) = self.0.binary_search(&dot) {
+                    self.0.insert(at, dot);
+                }
+            }
+            Some(_) | None => self.0.push(dot),
+        }
+    }
+
+    /// Adds the dots of `other`.
+    pub fn join(&mut self, other: &Self) {
+        self.0.extend(other.0.iter().cloned());
+        self.0.sort_unstable();
+        self.0.dedup();
+    }
+
+    /// The dots, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Dot<R>> {
+        self.0.iter()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<R: Replica> Knows<R> for Dots<R> {
+    fn contains(&self, dot: &Dot<R>) -> bool {
+        self.0.binary_search(dot).is_ok()
+    }
+}
+
+impl<R: Replica> FromIterator<Dot<R>> for Dots<R> {
+    fn from_iter<T: IntoIterator<Item = Dot<R>>>(dots: T) -> Self {
+        let mut all = Self(dots.into_iter().collect());
+        all.0.sort_unstable();
+        all.0.dedup();
+        all
+    }
+}
+
 /// The dots of one life: all of `1..=upto`, and the runs beyond.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Seen {
@@ -104,12 +187,6 @@ impl<R: Replica> CausalContext<R> {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// Whether `dot` was seen.
-    #[must_use]
-    pub fn contains(&self, dot: &Dot<R>) -> bool {
-        self.seen.get(&dot.node).is_some_and(|seen| seen.contains(dot.counter))
     }
 
     /// The next unused dot of `replica`, and notes it. Only `replica` itself may ask: two writers

@@ -33,7 +33,7 @@ pub mod set;
 pub mod store;
 
 pub use causal::{Causal, Delta};
-pub use context::CausalContext;
+pub use context::{CausalContext, Dots, Knows};
 pub use counter::{CounterOverflow, GCounter, PnCounter, ResettableCounter};
 pub use flag::{DwFlag, EwFlag};
 pub use map::{AwLwwMap, OrMap};

@@ -9,7 +9,7 @@ use std::{borrow::Borrow, collections::BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Causal, CausalContext, Delta, DotMap, DotSet, DotStore, Lattice, Replica, causal::Change,
+    Causal, CausalContext, Delta, DotMap, DotSet, DotStore, Knows, Lattice, Replica, causal::Change,
 };
 
 /// A set that only grows.
@@ -149,7 +149,7 @@ impl<R: Replica, E: Ord + Clone> RwSet<R, E> {
     /// no update made without having seen them can still arrive.
     pub fn prune(&mut self, stable: &CausalContext<R>) {
         self.0.forget(|(adds, removes)| {
-            adds.is_empty() && removes.iter().all(|dot| stable.contains(dot))
+            adds.is_empty() && removes.iter().all(|dot| Knows::contains(stable, dot))
         });
     }
 

@@ -8,7 +8,10 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, ops::Bound};
 use purlin_core::Dot;
 use serde::{Deserialize, Serialize};
 
-use crate::{CausalContext, Replica};
+use crate::{
+    Replica,
+    context::{Dots, Knows},
+};
 
 /// How much of the other side's store is before us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,17 +31,11 @@ pub trait DotStore<R: Replica>: Default + Clone {
     fn dots(&self, visit: &mut dyn FnMut(&Dot<R>));
 
     /// Joins `other`, whose owner has seen `theirs`, into `self`, whose owner has seen `ours`.
-    fn join(
-        &mut self,
-        ours: &CausalContext<R>,
-        other: &Self,
-        theirs: &CausalContext<R>,
-        scope: Scope,
-    );
+    fn join(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>, scope: Scope);
 
     /// Joins two deltas' stores into the store of a delta that does what both do: like
     /// [`DotStore::join`], but keys stay named after their last item is gone.
-    fn merge(&mut self, ours: &CausalContext<R>, other: &Self, theirs: &CausalContext<R>);
+    fn merge(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>);
 
     /// The same names, without the items: what a delta says to remove all that is kept here.
     #[must_use]
@@ -110,6 +107,24 @@ impl<R: Replica, V> DotFun<R, V> {
         self.0.iter().map(|(dot, value)| (dot, value))
     }
 
+    /// Puts `value` under `dot`, in place of all that is kept; returns the dots of that.
+    pub fn replace(&mut self, dot: Dot<R>, value: V) -> Dots<R> {
+        let replaced = self.0.iter().map(|(dot, _)| dot.clone()).collect();
+        self.0.clear();
+        self.0.push((dot, value));
+        replaced
+    }
+
+    /// Puts `value` under `dot`, in place of what `node` keeps here; returns the dots of that.
+    pub fn replace_own(&mut self, dot: Dot<R>, value: V) -> Dots<R> {
+        let own = |(kept, _): &(Dot<R>, V)| kept.node == dot.node;
+        let replaced = self.0.iter().filter(|item| own(item)).map(|(dot, _)| dot.clone()).collect();
+        self.0.retain(|item| !own(item));
+        let at = self.0.partition_point(|(kept, _)| *kept < dot);
+        self.0.insert(at, (dot, value));
+        replaced
+    }
+
     fn contains(&self, dot: &Dot<R>) -> bool {
         self.0.binary_search_by(|(kept, _)| kept.cmp(dot)).is_ok()
     }
@@ -120,6 +135,11 @@ impl<R: Replica> DotSet<R> {
     #[must_use]
     pub fn one(dot: Dot<R>) -> Self {
         Self(DotFun::one(dot, ()))
+    }
+
+    /// Puts `dot` in place of all that are kept; returns those.
+    pub fn replace(&mut self, dot: Dot<R>) -> Dots<R> {
+        self.0.replace(dot, ())
     }
 
     /// The dots, in order.
@@ -137,7 +157,7 @@ impl<R: Replica, V: Clone> DotStore<R> for DotFun<R, V> {
         self.0.iter().for_each(|(dot, _)| visit(dot));
     }
 
-    fn join(&mut self, ours: &CausalContext<R>, other: &Self, theirs: &CausalContext<R>, _: Scope) {
+    fn join(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>, _: Scope) {
         self.0.retain(|(dot, _)| !theirs.contains(dot) || other.contains(dot));
         for (dot, value) in &other.0 {
             if !ours.contains(dot)
@@ -148,7 +168,7 @@ impl<R: Replica, V: Clone> DotStore<R> for DotFun<R, V> {
         }
     }
 
-    fn merge(&mut self, ours: &CausalContext<R>, other: &Self, theirs: &CausalContext<R>) {
+    fn merge(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>) {
         self.join(ours, other, theirs, Scope::Named);
     }
 
@@ -166,17 +186,11 @@ impl<R: Replica> DotStore<R> for DotSet<R> {
         self.0.dots(visit);
     }
 
-    fn join(
-        &mut self,
-        ours: &CausalContext<R>,
-        other: &Self,
-        theirs: &CausalContext<R>,
-        scope: Scope,
-    ) {
+    fn join(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>, scope: Scope) {
         self.0.join(ours, &other.0, theirs, scope);
     }
 
-    fn merge(&mut self, ours: &CausalContext<R>, other: &Self, theirs: &CausalContext<R>) {
+    fn merge(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>) {
         self.0.merge(ours, &other.0, theirs);
     }
 
@@ -196,18 +210,12 @@ impl<R: Replica, A: DotStore<R>, B: DotStore<R>> DotStore<R> for (A, B) {
         self.1.dots(visit);
     }
 
-    fn join(
-        &mut self,
-        ours: &CausalContext<R>,
-        other: &Self,
-        theirs: &CausalContext<R>,
-        scope: Scope,
-    ) {
+    fn join(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>, scope: Scope) {
         self.0.join(ours, &other.0, theirs, scope);
         self.1.join(ours, &other.1, theirs, scope);
     }
 
-    fn merge(&mut self, ours: &CausalContext<R>, other: &Self, theirs: &CausalContext<R>) {
+    fn merge(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>) {
         self.0.merge(ours, &other.0, theirs);
         self.1.merge(ours, &other.1, theirs);
     }
@@ -284,9 +292,9 @@ impl<K: Ord, S> DotMap<K, S> {
     pub(crate) fn join_key<R: Replica>(
         &mut self,
         key: &K,
-        ours: &CausalContext<R>,
+        ours: &impl Knows<R>,
         store: &S,
-        theirs: &CausalContext<R>,
+        theirs: &impl Knows<R>,
         scope: Scope,
     ) where
         K: Clone,
@@ -306,6 +314,14 @@ impl<K: Ord, S> DotMap<K, S> {
         }
     }
 
+    /// What is kept under `key`, to be changed in place; made empty if there is nothing.
+    pub fn entry(&mut self, key: K) -> &mut S
+    where
+        S: Default,
+    {
+        self.0.entry(key).or_default()
+    }
+
     /// Sets what is kept under `key`.
     pub fn set(&mut self, key: K, store: S) {
         self.0.insert(key, store);
@@ -321,13 +337,7 @@ impl<K: Ord + Clone, R: Replica, S: DotStore<R>> DotStore<R> for DotMap<K, S> {
         self.0.values().for_each(|store| store.dots(visit));
     }
 
-    fn join(
-        &mut self,
-        ours: &CausalContext<R>,
-        other: &Self,
-        theirs: &CausalContext<R>,
-        scope: Scope,
-    ) {
+    fn join(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>, scope: Scope) {
         for (key, store) in &other.0 {
             self.join_key(key, ours, store, theirs, scope);
         }
@@ -342,7 +352,7 @@ impl<K: Ord + Clone, R: Replica, S: DotStore<R>> DotStore<R> for DotMap<K, S> {
         }
     }
 
-    fn merge(&mut self, ours: &CausalContext<R>, other: &Self, theirs: &CausalContext<R>) {
+    fn merge(&mut self, ours: &impl Knows<R>, other: &Self, theirs: &impl Knows<R>) {
         for (key, store) in &other.0 {
             self.0.entry(key.clone()).or_default().merge(ours, store, theirs);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
-use purlin_crdt::{CausalContext, DotFun, DotMap, DotSet, DotStore, store::Scope};
+use purlin_crdt::{DotFun, DotMap, DotSet, DotStore, Knows, store::Scope};
 use serde::{Deserialize, Serialize};
 
 /// The kinds of value a key may hold.
@@ -127,20 +127,15 @@ impl DotStore<NodeTag> for Cell {
 
     fn join(
         &mut self,
-        ours: &CausalContext<NodeTag>,
+        ours: &impl Knows<NodeTag>,
         other: &Self,
-        theirs: &CausalContext<NodeTag>,
+        theirs: &impl Knows<NodeTag>,
         scope: Scope,
     ) {
         each_two!(self, other, |a, b| a.join(ours, b, theirs, scope));
     }
 
-    fn merge(
-        &mut self,
-        ours: &CausalContext<NodeTag>,
-        other: &Self,
-        theirs: &CausalContext<NodeTag>,
-    ) {
+    fn merge(&mut self, ours: &impl Knows<NodeTag>, other: &Self, theirs: &impl Knows<NodeTag>) {
         each_two!(self, other, |a, b| a.merge(ours, b, theirs));
     }
 

@@ -63,8 +63,24 @@ pub struct DigestTree {
 impl DigestTree {
     /// Notes that the entry under `slot` was `before` and is `after`.
     pub(crate) fn change(&mut self, slot: &Slot, before: Option<&Cell>, after: Option<&Cell>) {
-        let delta = before.map_or(0, |cell| digest(slot, cell))
-            ^ after.map_or(0, |cell| digest(slot, cell));
+        let mut delta = 0;
+        for cell in [before, after].into_iter().flatten() {
+            cell.dots(&mut |dot| delta ^= digest(slot, dot));
+        }
+        self.toggle(slot, delta);
+    }
+
+    /// Notes that under `slot` these dots came or went.
+    pub(crate) fn change_dots<'a>(
+        &mut self,
+        slot: &Slot,
+        dots: impl IntoIterator<Item = &'a Dot<NodeTag>>,
+    ) {
+        let delta = dots.into_iter().fold(0, |delta, dot| delta ^ digest(slot, dot));
+        self.toggle(slot, delta);
+    }
+
+    fn toggle(&mut self, slot: &Slot, delta: u64) {
         if delta == 0 {
             return;
         }
@@ -105,10 +121,6 @@ impl DigestTree {
     }
 }
 
-fn digest(slot: &Slot, cell: &Cell) -> u64 {
-    let mut all = 0;
-    cell.dots(&mut |dot: &Dot<NodeTag>| {
-        all ^= mix(slot.hash() ^ mix(dot.node.0 ^ mix(dot.counter)));
-    });
-    all
+fn digest(slot: &Slot, dot: &Dot<NodeTag>) -> u64 {
+    mix(slot.hash() ^ mix(dot.node.0 ^ mix(dot.counter)))
 }

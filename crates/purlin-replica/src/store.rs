@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
-use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet};
+use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet, Dots};
 
 use crate::{
     cell::{Cell, Kind, Written},
@@ -124,14 +124,14 @@ impl Store {
         }
     }
 
+    /// Changes the entry in place; `change` returns what the update holds and what it replaced.
     fn write(
         &mut self,
         slot: Slot,
-        write: impl FnOnce(&Cell, Dot<NodeTag>) -> (Cell, Cell),
+        change: impl FnOnce(&mut Cell, Dot<NodeTag>) -> (Cell, Dots<NodeTag>),
     ) -> Update {
-        let before = self.get(&slot).cloned();
-        let update = self.state.update(&self.me, slot.clone(), write);
-        self.digests.change(&slot, before.as_ref(), self.state.store().get(&slot));
+        let update = self.state.update_in_place(&self.me, slot.clone(), change);
+        self.digests.change_dots(&slot, update.context().iter());
         update
     }
 
@@ -142,9 +142,8 @@ impl Store {
     pub fn put(&mut self, slot: Slot, written: Written) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Register, written.value.len())?;
         Ok(self.write(slot, |present, dot| {
-            let store = Cell { register: DotFun::one(dot, written), ..Cell::default() };
-            let replaced = Cell { register: present.register.clone(), ..Cell::default() };
-            (store, replaced)
+            let replaced = present.register.replace(dot, written.clone());
+            (Cell { register: DotFun::one(dot, written), ..Cell::default() }, replaced)
         }))
     }
 
@@ -178,9 +177,8 @@ impl Store {
     pub fn set_value(&mut self, slot: Slot, value: Bytes) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::MultiValue, value.len())?;
         Ok(self.write(slot, |present, dot| {
-            let store = Cell { multi_value: DotFun::one(dot, value), ..Cell::default() };
-            let replaced = Cell { multi_value: present.multi_value.clone(), ..Cell::default() };
-            (store, replaced)
+            let replaced = present.multi_value.replace(dot, value.clone());
+            (Cell { multi_value: DotFun::one(dot, value), ..Cell::default() }, replaced)
         }))
     }
 
@@ -191,14 +189,12 @@ impl Store {
     pub fn add(&mut self, slot: Slot, by: i64) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Counter, 0)?;
         let me = self.me;
-        let own = self.get(&slot).and_then(|cell| own_count(cell, me));
-        let count = own.map_or(0, |(_, count)| count);
+        let count = self.get(&slot).map_or(0, |cell| own_count(cell, me));
         let sum = count.checked_add(by).ok_or(WriteError::Overflow { count, by })?;
-        let replaced = own.map(|(dot, count)| DotFun::one(dot, count)).unwrap_or_default();
-        Ok(self.write(slot, |_, dot| {
+        Ok(self.write(slot, |present, dot| {
             // One dot per life: what it added before is inside the new number.
-            let store = Cell { counter: DotFun::one(dot, sum), ..Cell::default() };
-            (store, Cell { counter: replaced, ..Cell::default() })
+            let replaced = present.counter.replace_own(dot, sum);
+            (Cell { counter: DotFun::one(dot, sum), ..Cell::default() }, replaced)
         }))
     }
 
@@ -209,9 +205,8 @@ impl Store {
     pub fn insert(&mut self, slot: Slot, element: Bytes) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Set, element.len())?;
         Ok(self.write(slot, |present, dot| {
-            let seen = present.set.get(&element).cloned().unwrap_or_default();
-            let set = DotMap::one(element.clone(), DotSet::one(dot));
-            let replaced = Cell { set: DotMap::one(element, seen), ..Cell::default() };
+            let replaced = present.set.entry(element.clone()).replace(dot);
+            let set = DotMap::one(element, DotSet::one(dot));
             (Cell { set, ..Cell::default() }, replaced)
         }))
     }
@@ -228,9 +223,8 @@ impl Store {
     ) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Map, field.len().max(written.value.len()))?;
         Ok(self.write(slot, |present, dot| {
-            let seen = present.map.get(&field).cloned().unwrap_or_default();
-            let map = DotMap::one(field.clone(), DotFun::one(dot, written));
-            let replaced = Cell { map: DotMap::one(field, seen), ..Cell::default() };
+            let replaced = present.map.entry(field.clone()).replace(dot, written.clone());
+            let map = DotMap::one(field, DotFun::one(dot, written));
             (Cell { map, ..Cell::default() }, replaced)
         }))
     }
@@ -256,9 +250,8 @@ impl Store {
     }
 
     fn withdraw(&mut self, slot: &Slot, seen: Cell) -> Update {
-        let before = self.get(slot).cloned();
         let update = self.state.remove_within(slot.clone(), seen);
-        self.digests.change(slot, before.as_ref(), self.state.store().get(slot));
+        self.digests.change_dots(slot, update.context().iter());
         update
     }
 
@@ -335,6 +328,6 @@ impl Store {
     }
 }
 
-fn own_count(cell: &Cell, me: NodeTag) -> Option<(Dot<NodeTag>, i64)> {
-    cell.counter.iter().find(|(dot, _)| dot.node == me).map(|(dot, &count)| (*dot, count))
+fn own_count(cell: &Cell, me: NodeTag) -> i64 {
+    cell.counter.iter().find(|(dot, _)| dot.node == me).map_or(0, |(_, &count)| count)
 }

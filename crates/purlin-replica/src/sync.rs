@@ -14,8 +14,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use purlin_core::{Instant, NodeId, Rng, WallTime, hlc::NodeTag};
-use purlin_crdt::{CausalContext, DotStore};
+use purlin_core::{Dot, Instant, NodeId, Rng, WallTime, hlc::NodeTag};
+use purlin_crdt::{CausalContext, DotStore, Knows};
 
 use crate::{
     cell::{Cell, Written},
@@ -60,6 +60,8 @@ impl Default for SyncConfig {
         }
     }
 }
+
+const FORGED: &str = "it claims writes of this node that this node did not make";
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -360,6 +362,10 @@ impl Sync {
     }
 
     fn enqueue(&mut self, update: Update, from: Option<NodeId>) {
+        if self.peers.is_empty() {
+            // Whoever comes will compare.
+            return;
+        }
         let bytes = weight(update.store());
         self.log.push(update, bytes, from);
     }
@@ -410,7 +416,10 @@ impl Sync {
         update: Update,
         out: &mut Vec<Output>,
     ) {
-        if let Err(reason) = self.check(wall, update.store(), update.context()) {
+        let checked = self
+            .check(wall, update.store())
+            .and_then(|()| self.check_dots(update.context().iter()));
+        if let Err(reason) = checked {
             self.counters.updates_refused += 1;
             out.push(Output::Send(from.clone(), Message::Refuse { upto, reason }));
             return;
@@ -437,12 +446,7 @@ impl Sync {
 
     /// Whether what a neighbour says can be true: no write from the future, no write of ours that
     /// we did not make.
-    fn check(
-        &mut self,
-        wall: WallTime,
-        entries: &Entries,
-        seen: &CausalContext<NodeTag>,
-    ) -> Result<(), String> {
+    fn check(&mut self, wall: WallTime, entries: &Entries) -> Result<(), String> {
         let latest = wall.as_millis().saturating_add(millis(self.config.drift_max));
         let future = |written: &Written| written.at.millis().as_millis() > latest;
         for (slot, cell) in entries.iter() {
@@ -454,14 +458,28 @@ impl Sync {
                 ));
             }
         }
-        self.check_seen(seen)
+        let mut dots = Vec::new();
+        entries.dots(&mut |dot| dots.push(*dot));
+        self.check_dots(&dots)
+    }
+
+    fn check_dots<'a>(
+        &mut self,
+        dots: impl IntoIterator<Item = &'a Dot<NodeTag>>,
+    ) -> Result<(), String> {
+        let seen = self.store.context();
+        if dots.into_iter().any(|dot| dot.node == self.me && !seen.contains(dot)) {
+            self.counters.forged += 1;
+            return Err(FORGED.to_owned());
+        }
+        Ok(())
     }
 
     fn check_seen(&mut self, seen: &CausalContext<NodeTag>) -> Result<(), String> {
         let mut beyond = seen.missing_from(self.store.context());
         if beyond.any(|(tag, _, _)| *tag == self.me) {
             self.counters.forged += 1;
-            return Err("it claims writes of this node that this node did not make".to_owned());
+            return Err(FORGED.to_owned());
         }
         Ok(())
     }
@@ -621,7 +639,7 @@ impl Sync {
         let following = next.as_ref().map(|_| branch).or_else(|| branches.last().copied());
         let mut news = false;
         for piece in pieces {
-            if self.check(wall, &piece.entries, &CausalContext::new()).is_err() {
+            if self.check(wall, &piece.entries).is_err() {
                 // The rest may be fine, but the whole must not count as seen: try again later.
                 self.counters.updates_refused += 1;
                 self.peers.get_mut(from).into_iter().for_each(|peer| peer.pull = None);
