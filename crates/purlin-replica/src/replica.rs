@@ -33,6 +33,13 @@ use crate::{
 /// How many changes a slow watcher may fall behind before it hears how many it missed.
 const CHANGES_MAX: usize = 4_096;
 
+/// The set of named counters, sets, maps and registers, on the wire.
+pub const CRDT: ServiceId = ServiceId(8);
+/// The set of ephemeral values, on the wire.
+pub const EPHEMERAL: ServiceId = ServiceId(9);
+/// The set of flags, on the wire.
+pub const FLAGS: ServiceId = ServiceId(10);
+
 /// What a set is called, and its bounds.
 #[derive(Debug, Clone)]
 pub struct ReplicaConfig {
@@ -45,6 +52,14 @@ pub struct ReplicaConfig {
     pub keys_max: usize,
     /// How it talks to its neighbours.
     pub sync: SyncConfig,
+}
+
+impl ReplicaConfig {
+    /// The set `name` under the number `service`, with the default bounds.
+    #[must_use]
+    pub fn new(service: ServiceId, name: &'static str) -> Self {
+        Self { service, name, keys_max: 2_000_000, sync: SyncConfig::default() }
+    }
 }
 
 /// Why a write was not made. Nothing was changed anywhere.

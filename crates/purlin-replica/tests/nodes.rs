@@ -13,7 +13,7 @@ use purlin_net::{
     Authority, GossipKeys, ServiceId, TlsIdentity, Transport, TransportConfig, fault::FaultRule,
 };
 use purlin_replica::{
-    Flags, Kind, Origin, ReplicaConfig, ReplicaSet, StateError, SyncConfig, WriteError,
+    Flags, Kind, Origin, ReplicaConfig, ReplicaSet, StateError, WriteError,
     flag::{Asker, Because, Flag, Rollout},
     flags::Reason,
 };
@@ -41,12 +41,7 @@ async fn node(name: &str, incarnation: u64) -> Node {
     let transport =
         Transport::bind(config, Arc::new(SystemClock::new()), Rng::from_os()).await.unwrap();
     let hlc = Arc::new(Hlc::new(transport.node()));
-    let config = ReplicaConfig {
-        service: ServiceId(30),
-        name: "state",
-        keys_max: 100_000,
-        sync: SyncConfig::default(),
-    };
+    let config = ReplicaConfig::new(ServiceId(30), "state");
     let set = ReplicaSet::start(config, &transport, hlc, Rng::from_os());
     Node { transport, set }
 }

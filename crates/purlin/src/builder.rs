@@ -9,16 +9,17 @@ use purlin_cluster::{
     },
     swim,
 };
-use purlin_core::{Clock, NodeId, Rng, SystemClock};
+use purlin_core::{Clock, Hlc, NodeId, Rng, SystemClock};
 use purlin_net::{ChannelSpec, GossipKeys, Limits, Rpc, TlsIdentity, Transport, TransportConfig};
 use purlin_process::{ProcessLimits, Processes};
 use purlin_pubsub::PubSub;
+use purlin_replica::{Flags, ReplicaConfig, ReplicaSet, replica};
 
 use crate::{
     Config, DevAuthority, LocalBuilder, Node, Sources, StartError,
     config::{Profile, Raw},
-    local,
-    node::Parts,
+    high_water, local,
+    node::{Parts, State},
 };
 
 /// Collects what a node starts from; made by [`Node::builder`].
@@ -192,6 +193,8 @@ impl NodeBuilder {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let mut rng = Rng::from_os();
         let (data, id) = local::identity(&config, self.keeps_data, clock.as_ref())?;
+        let data = data.map(Arc::new);
+        let hlc = high_water::clock(&id, data.as_ref(), &clock)?;
         let transport_config = transport_config(&config, id.clone(), tls, gossip, self.channels);
         let transport = Transport::bind(transport_config, Arc::clone(&clock), rng.fork()).await?;
         let limits = ProcessLimits { processes_max: config.limits.processes_max };
@@ -202,8 +205,19 @@ impl NodeBuilder {
         let discovery = discovery(&config, self.discovery, &clock, &mut rng)?;
         let cluster_config = cluster_config(&config, &transport, self.http_addr);
         let cluster = Cluster::start(cluster_config, transport.clone(), discovery, rng.fork())?;
-        let parts =
-            Parts { config, clock, transport, rpc, processes, cluster, pubsub, _data: data };
+        let state = state(&transport, &hlc, &clock, &mut rng);
+        let parts = Parts {
+            config,
+            clock,
+            transport,
+            rpc,
+            processes,
+            cluster,
+            pubsub,
+            hlc,
+            state,
+            _data: data,
+        };
         Ok(Node::assemble(parts))
     }
 
@@ -211,6 +225,21 @@ impl NodeBuilder {
         let items = items.into_iter().map(|item| Raw::Text(item.to_string())).collect();
         self.settings.give(key, Raw::List(items), "NodeBuilder");
         self
+    }
+}
+
+/// The replica sets every node has: in step with whoever is a peer.
+fn state(transport: &Transport, hlc: &Arc<Hlc>, clock: &Arc<dyn Clock>, rng: &mut Rng) -> State {
+    let mut start = |service, name| {
+        let config = ReplicaConfig::new(service, name);
+        ReplicaSet::start(config, transport, Arc::clone(hlc), rng.fork())
+    };
+    let flags = start(replica::FLAGS, "flags");
+    let node = transport.node().name.clone();
+    State {
+        crdt: start(replica::CRDT, "crdt"),
+        ephemeral: start(replica::EPHEMERAL, "ephemeral"),
+        flags: Flags::new(flags, Arc::clone(clock), node),
     }
 }
 

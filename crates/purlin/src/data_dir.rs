@@ -1,4 +1,4 @@
-//! The directory a node keeps between lives: its lock and its last incarnation.
+//! The directory a node keeps between lives: its lock, its last incarnation, its clock's mark.
 //!
 //! Two processes in one directory would take the same name with interleaved incarnations and each
 //! would supersede the other, so the directory is locked before anything is read from it. The lock
@@ -14,6 +14,7 @@ use purlin_core::{Incarnation, WallTime};
 
 const LOCK: &str = "lock";
 const INCARNATION: &str = "incarnation";
+const HIGH_WATER: &str = "high_water";
 
 /// Why a data directory cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +40,9 @@ pub enum DataDirError {
         /// The process that holds it, when it said so.
         holder: Option<u32>,
     },
-    /// The recorded incarnation is not a number. Guessing could reuse an old identity.
+    /// A recorded number is none. Guessing could reuse an old identity or an old timestamp.
     #[error(
-        "data dir {} is damaged: {} holds {found:?} instead of a number; put back a number higher than any incarnation this node has had, or use a new data dir",
+        "data dir {} is damaged: {} holds {found:?} instead of a number; put back a number higher than any it has held, or use a new data dir",
         dir.display(), path.display()
     )]
     Damaged {
@@ -114,24 +115,39 @@ impl DataDir {
     /// # Guarantees
     /// Greater than every incarnation taken from this directory before, power loss included.
     pub fn next_incarnation(&self, wall: WallTime) -> Result<Incarnation, DataDirError> {
-        let path = self.path.join(INCARNATION);
-        let recorded = match fs::read_to_string(&path) {
-            Ok(text) => match text.trim().parse() {
-                Ok(number) => Some(Incarnation(number)),
-                Err(_) => {
-                    return Err(DataDirError::Damaged {
-                        dir: self.path.clone(),
-                        path,
-                        found: text,
-                    });
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => return Err(self.io("read", path, source)),
-        };
+        let recorded = self.number(INCARNATION)?.map(Incarnation);
         let next = Incarnation::at_start(wall, recorded);
-        self.replace(&path, &format!("{next}\n"))?;
+        self.replace(&self.path.join(INCARNATION), &format!("{next}\n"))?;
         Ok(next)
+    }
+
+    /// The mark below which earlier lives have issued all their hybrid timestamps.
+    ///
+    /// # Errors
+    /// [`DataDirError::Damaged`] when the record is not a number, [`DataDirError::Io`] when it
+    /// cannot be read.
+    pub fn high_water(&self) -> Result<Option<WallTime>, DataDirError> {
+        Ok(self.number(HIGH_WATER)?.map(WallTime::from_millis))
+    }
+
+    /// Records that timestamps up to `mark` may be issued; durable when it returns.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`]; the earlier mark then holds.
+    pub fn record_high_water(&self, mark: WallTime) -> Result<(), DataDirError> {
+        self.replace(&self.path.join(HIGH_WATER), &format!("{}\n", mark.as_millis()))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, DataDirError> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => match text.trim().parse() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(DataDirError::Damaged { dir: self.path.clone(), path, found: text }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.io("read", path, source)),
+        }
     }
 
     /// Old or new content, never half of one: write aside, sync, rename, sync the directory.

@@ -22,13 +22,15 @@
 //! | 1 | [`Node::cluster`] | each side of a cut sees itself |
 //! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
+//! | 4 | [`Node::crdt`], [`Node::ephemeral`], [`Node::flags`] | strong eventual consistency; every side stays writable |
 //!
 //! # In reading order
 //! - [`Node`] and [`NodeBuilder`]; [`LocalNode`], the node without a network
 //! - [`Config`], [`Sources`]: `purlin.toml`, environment, flags
 //! - [`DataDir`]: what a node keeps between its lives
 //! - [`DevAuthority`]: certificates for tests and one machine
-//! - [`core`], [`process`], [`net`], [`cluster`], [`pubsub`]: the floors below, whole
+//! - [`core`], [`crdt`], [`ring`], [`process`], [`net`], [`cluster`], [`pubsub`], [`replica`]: the
+//!   floors below, whole
 //!
 //! This crate is wiring: it holds no protocol and decides nothing that a floor below could decide.
 
@@ -37,6 +39,7 @@ pub mod config;
 mod data_dir;
 mod dev;
 mod error;
+mod high_water;
 mod local;
 mod node;
 
@@ -50,10 +53,13 @@ pub use node::{Node, Stop};
 
 pub use purlin_cluster as cluster;
 pub use purlin_core as core;
+pub use purlin_crdt as crdt;
 pub use purlin_macros::server;
 pub use purlin_net as net;
 pub use purlin_process as process;
 pub use purlin_pubsub as pubsub;
+pub use purlin_replica as replica;
+pub use purlin_ring as ring;
 
 /// What most programs need.
 pub mod prelude {

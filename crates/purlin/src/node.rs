@@ -8,10 +8,11 @@ use std::{
 };
 
 use purlin_cluster::{Cluster, DrainProgress};
-use purlin_core::{Clock, Instant, NodeId};
+use purlin_core::{Clock, Hlc, Instant, NodeId};
 use purlin_net::{Rpc, Transport};
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
+use purlin_replica::{Flags, ReplicaSet};
 use tokio::sync::watch;
 
 use crate::{Config, DataDir, NodeBuilder};
@@ -56,8 +57,18 @@ pub(crate) struct Parts {
     pub(crate) processes: Processes,
     pub(crate) cluster: Cluster,
     pub(crate) pubsub: PubSub,
+    pub(crate) hlc: Arc<Hlc>,
+    pub(crate) state: State,
     // Held for its lock.
-    pub(crate) _data: Option<DataDir>,
+    pub(crate) _data: Option<Arc<DataDir>>,
+}
+
+/// The replica sets every node has.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) crdt: ReplicaSet,
+    pub(crate) ephemeral: ReplicaSet,
+    pub(crate) flags: Flags,
 }
 
 struct Inner {
@@ -154,6 +165,33 @@ impl Node {
     #[must_use]
     pub fn pubsub(&self) -> &PubSub {
         &self.inner.parts.pubsub
+    }
+
+    /// Level 4: named counters, sets, maps and registers that every side of a cut may write.
+    /// Guarantee: strong eventual consistency, nothing lost that nobody removed knowingly; in
+    /// memory.
+    #[must_use]
+    pub fn crdt(&self) -> &ReplicaSet {
+        &self.inner.parts.state.crdt
+    }
+
+    /// Level 4: small values that are everywhere and may end by themselves. Guarantee: as
+    /// [`Node::crdt`]; of two concurrent writes the later by hybrid time holds.
+    #[must_use]
+    pub fn ephemeral(&self) -> &ReplicaSet {
+        &self.inner.parts.state.ephemeral
+    }
+
+    /// Level 4: feature flags, evaluated locally. Guarantee: as [`Node::crdt`].
+    #[must_use]
+    pub fn flags(&self) -> &Flags {
+        &self.inner.parts.state.flags
+    }
+
+    /// The node's hybrid logical clock; with a data dir no timestamp is ever issued twice.
+    #[must_use]
+    pub fn hlc(&self) -> &Arc<Hlc> {
+        &self.inner.parts.hlc
     }
 
     /// What all of it travels on: channels, datagrams, statistics, faults on purpose.
