@@ -48,7 +48,7 @@ function judge() {
   else if (state.lostAt || quiet > STALE_MS) mood = (state.lostAt && now - state.lostAt > 2000) || quiet > GONE_MS ? "gone" : "stale";
   pulse.dataset.state = mood;
   const name = state.node?.name ?? "this node";
-  say(byId("pulse-text"), { live: "live", waiting: "connecting", stale: `no word for ${span(Math.max(quiet, 1000))}`, gone: state.refused ? "refused" : "not connected" }[mood]);
+  say(byId("pulse-text"), { live: "live", waiting: "connecting", stale: `no word for ${span(Math.max(quiet, 1000))}`, gone: state.refused ? "refused" : "lost" }[mood]);
   document.documentElement.classList.toggle("stale", state.everLive && mood === "gone");
   const hide = mood === "live" || mood === "waiting" || mood === "stale";
   notice.hidden = hide;

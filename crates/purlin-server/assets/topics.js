@@ -4,6 +4,7 @@ import { byId, h, rate, reconcile, s, say } from "./draw.js";
 
 const SAMPLES = 60, SHOWN_MAX = 12, W = 120, H = 34;
 const history = new Map();
+let looks = 0;
 const list = byId("topics");
 
 function spark(values) {
@@ -21,11 +22,13 @@ export function showTopics(topics, onPick) {
     if (!now.has(name) && values.every((v) => v === 0)) history.delete(name);
   }
   for (const t of topics.topics) {
-    const values = history.get(t.topic) ?? [];
+    // A topic that is new was silent before, which a line from zero says best.
+    const values = history.get(t.topic) ?? Array(Math.min(looks, SAMPLES - 1)).fill(0);
     values.push(t.rate_per_s);
     if (values.length > SAMPLES) values.shift();
     history.set(t.topic, values);
   }
+  looks += 1;
   const shown = [...topics.topics].sort((a, b) => b.rate_per_s - a.rate_per_s || a.topic.localeCompare(b.topic)).slice(0, SHOWN_MAX);
   byId("topics-empty").hidden = shown.length > 0;
   reconcile(list, shown, (t) => t.topic,

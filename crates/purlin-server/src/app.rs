@@ -31,6 +31,7 @@ use crate::{
 pub(crate) struct App {
     pub(crate) host: Host,
     pub(crate) config: HttpConfig,
+    pub(crate) message_bytes_max: usize,
     pub(crate) gate: Gate,
     pub(crate) sampler: Sampler,
     pub(crate) cost: CostMeter,

@@ -1,6 +1,6 @@
 //! The bounds and identity of the HTTP side of a node.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use crate::access::Token;
 
@@ -17,10 +17,10 @@ pub struct HttpConfig {
     /// Further hosts (`node1.example` or `node1.example:4900`) under which clients may address
     /// this node without a token from loopback: names it is known by in `/etc/hosts`, say.
     pub own_names: Vec<String>,
-    /// The largest message, and the longest line of a streamed body. More makes room for larger
-    /// messages and lets one client hold that much memory. Default 1 MiB (guess); keep it at or
-    /// below the cluster's own message limit.
-    pub message_bytes_max: usize,
+    /// The largest message, and the longest line of a streamed body. Less keeps clients from
+    /// making this node hold as much as its peers may; more than the node's own message limit
+    /// (the default) has no effect.
+    pub message_bytes_max: Option<NonZeroUsize>,
     /// Open connections. Each costs ~10 KiB idle. Default 1024 (guess).
     pub connections_max: usize,
     /// Open event streams, which hold subscriptions. Default 256 (guess); below
@@ -44,7 +44,7 @@ impl HttpConfig {
             bind,
             token: None,
             own_names: Vec::new(),
-            message_bytes_max: 1024 * 1024,
+            message_bytes_max: None,
             connections_max: 1024,
             streams_max: 256,
             head_within: Duration::from_secs(60),

@@ -66,12 +66,15 @@ impl Host {
         }
     }
 
-    /// Begins the drain, or hurries the one under way.
-    pub(crate) fn begin_drain(&self, deadline: Option<Duration>) -> DrainReport {
+    /// Begins the drain, or hurries the one under way. Once this returns, the node is not ready.
+    pub(crate) async fn begin_drain(&self, deadline: Option<Duration>) -> DrainReport {
         let within = deadline.unwrap_or_else(|| self.node.config().node.drain_deadline);
         let node = self.node.clone();
         // The node ends in a task of its own; whoever asked sees it leave in the members.
         tokio::spawn(async move { node.drain(Some(within)).await });
+        let mut progress = self.node.cluster().drain_progress();
+        // An error means that the membership is gone: then the node has ended already.
+        drop(progress.wait_for(|progress| progress.phase != DrainPhase::Serving).await);
         DrainReport {
             node: self.id().name.to_string(),
             incarnation: self.id().incarnation.0,
@@ -318,7 +321,8 @@ fn topic_report(stats: &TopicStats) -> TopicReport {
         messages,
         bytes: stats.bytes,
         local_subscribers: stats.subscribers as u64,
+        delivered: stats.delivered,
         lost: stats.lost,
-        summary: format!("{messages} so far, {} listening here", stats.subscribers),
+        summary: format!("{messages} so far, {} delivered here", stats.delivered),
     }
 }

@@ -92,7 +92,10 @@ impl Bound {
         let shutdown_within = self.config.shutdown_within;
         let mut own_names = self.config.own_names.clone();
         own_names.extend(host.http_addr());
+        let node_limit = host.pubsub().limits().message_bytes_max;
+        let message_limit = self.config.message_bytes_max.unwrap_or(node_limit).min(node_limit);
         let app = Arc::new(App {
+            message_bytes_max: message_limit.get(),
             gate: Gate::new(self.config.token.clone(), self.local_addr, &own_names),
             host,
             sampler: Sampler::default(),

@@ -242,6 +242,8 @@ pub struct TopicReport {
     pub bytes: u64,
     /// Subscriptions on this node to exactly this topic; those of patterns are not counted.
     pub local_subscribers: u64,
+    /// Messages queued for subscribers here, patterns included: one for ten of them counts ten times.
+    pub delivered: u64,
     /// Messages dropped or replaced in subscribers' queues here.
     pub lost: u64,
     /// One line for people.

@@ -436,3 +436,41 @@ async fn a_drain_over_http_takes_the_node_out_of_rotation_and_out_of_the_cluster
     .await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_pauses_slows_the_publisher_on_another_node_and_misses_nothing() {
+    const LINES: usize = 8192;
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let mut stream = world.open(1, "/v1/topics/slow/stream?buffer=16").await;
+    assert_eq!(stream.next().await.unwrap().name, "ready");
+    // 64 MiB: far more than all sockets, queues and credit between the two ends hold.
+    let body: String = (0..LINES).map(|at| format!("{at:08}{}\n", "z".repeat(8184))).collect();
+    let request =
+        world.http.post(format!("{}/v1/topics/slow?split=lines", world.url(0))).body(body);
+    let publishing =
+        tokio::spawn(async move { request.send().await.unwrap().json::<Value>().await.unwrap() });
+    let stuck_at = eventually("the publisher stands still", async || {
+        let sent = async || {
+            let topics = world.get(&format!("{}/v1/topics", world.url(0))).await;
+            topics["topics"][0]["messages"].as_u64().unwrap_or(0)
+        };
+        let before = sent().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        (before > 0 && sent().await == before).then_some(before)
+    })
+    .await;
+    assert!(stuck_at < LINES as u64 && !publishing.is_finished(), "{stuck_at} lines went out");
+    for at in 0..LINES {
+        let event = stream.next().await.unwrap();
+        assert_eq!(event.name, "message", "{}", event.data);
+        assert_eq!(&event.payload()[..8], format!("{at:08}").as_bytes());
+    }
+    let report = publishing.await.unwrap();
+    assert_eq!(
+        (&report["published"], &report["undelivered"]),
+        (&json!(LINES), &json!(0)),
+        "{report}"
+    );
+    world.stop().await;
+}

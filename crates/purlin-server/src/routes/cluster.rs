@@ -111,7 +111,7 @@ pub(super) async fn drain(
     let in_body =
         if body.is_empty() { None } else { read_drain_request(&headers, &body)?.deadline_ms };
     let deadline = in_query.or(in_body).map(Duration::from_millis);
-    Ok((StatusCode::ACCEPTED, Json(app.host.begin_drain(deadline))))
+    Ok((StatusCode::ACCEPTED, Json(app.host.begin_drain(deadline).await)))
 }
 
 fn read_drain_request(headers: &HeaderMap, body: &[u8]) -> Result<DrainRequest, Problem> {

@@ -126,8 +126,7 @@ pub(super) async fn publish(
         return publish_lines(&app, &topic, &stamp, body).await.map(Json);
     }
     let payload =
-        whole_body("the message", body, app.config.message_bytes_max, app.config.body_within)
-            .await?;
+        whole_body("the message", body, app.message_bytes_max, app.config.body_within).await?;
     let mut tally = Tally::default();
     tally.publish(&topic, stamp.on(payload), MESSAGE_WITHIN).await?;
     Ok(Json(tally.report(&topic)))
@@ -180,7 +179,7 @@ async fn publish_lines(
     body: Body,
 ) -> Result<PublishReport, Problem> {
     let mut tally = Tally::default();
-    let mut cutter = Lines::new(app.config.message_bytes_max);
+    let mut cutter = Lines::new(app.message_bytes_max);
     let mut lines = Vec::new();
     let mut chunks = body.into_data_stream();
     loop {
@@ -201,8 +200,7 @@ async fn publish_lines(
         }
         cut.map_err(|_too_long| {
             let line = format!("line {}", tally.published + 1);
-            Problem::too_large(&line, app.config.message_bytes_max)
-                .after_publishing(tally.published)
+            Problem::too_large(&line, app.message_bytes_max).after_publishing(tally.published)
         })?;
     }
     if let Some(last) = cutter.last() {
@@ -254,13 +252,18 @@ impl Tally {
     }
 
     fn report(self, topic: &TopicHandle) -> PublishReport {
-        let messages = if self.published == 1 { "message" } else { "messages" };
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
         let places = match (self.local_subscribers, self.remote_nodes) {
             (0, 0) => "nobody listens".to_owned(),
-            (local, remote) => format!(
-                "{local} listening here, {remote} other {} listening",
-                if remote == 1 { "node" } else { "nodes" }
-            ),
+            (local, 0) => format!("{local} subscriber{} here", plural(local)),
+            (0, remote) => format!("{remote} other node{} listen", plural(remote)),
+            (local, remote) => {
+                format!(
+                    "{local} subscriber{} here, {remote} other node{}",
+                    plural(local),
+                    plural(remote)
+                )
+            }
         };
         PublishReport {
             topic: topic.topic().as_str().to_owned(),
@@ -269,7 +272,11 @@ impl Tally {
             local_subscribers: self.local_subscribers,
             remote_nodes: self.remote_nodes,
             undelivered: self.undelivered,
-            summary: format!("{} {messages} published; {places}", self.published),
+            summary: format!(
+                "published {} message{}; {places}",
+                self.published,
+                plural(self.published)
+            ),
         }
     }
 }
