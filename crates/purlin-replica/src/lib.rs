@@ -9,7 +9,8 @@
 //! - [`slot`], [`cell`]: keys, and what one key holds
 //! - [`store`]: one replica's state: writes make updates, updates make changes
 //! - [`log`], [`digest`], [`wire`], [`sync`]: how replicas become equal; pure
-//! - [`replica`]: [`ReplicaSet`], the shell: channels, time, readers
+//! - [`journal`]: what a durable replica writes down
+//! - [`replica`]: [`ReplicaSet`], the shell: channels, time, disk, readers
 //! - [`flag`], [`flags`]: feature flags: what one says, and where they are kept
 
 pub mod cell;
@@ -17,6 +18,7 @@ pub mod digest;
 mod expiry;
 pub mod flag;
 pub mod flags;
+pub mod journal;
 pub mod log;
 pub mod replica;
 pub mod slot;

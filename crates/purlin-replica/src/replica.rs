@@ -6,9 +6,10 @@
 
 use std::{
     fmt,
+    path::{Path, PathBuf},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,10 +20,13 @@ use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime};
 use purlin_net::{
     ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
 };
-use tokio::sync::{Notify, broadcast};
+use purlin_store::{AppendError, Log, LogConfig, Lsn, OpenError, RealDisk};
+use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::{
     cell::{Cell, Kind, Written},
+    digest::Leaf,
+    journal::{COMPACT_AFTER_BYTES, Record, RecordError},
     slot::{KeyError, Slot},
     store::{Changed, Store, Update, WriteError},
     sync::{Counters, Input, Lag, Output, Sync, SyncConfig},
@@ -40,6 +44,9 @@ pub const EPHEMERAL: ServiceId = ServiceId(9);
 /// The set of flags, on the wire.
 pub const FLAGS: ServiceId = ServiceId(10);
 
+/// Segments small enough that a set of flags does not take 64 MiB of disk.
+const LOG: LogConfig = LogConfig { segment_bytes: 4 << 20, waiting_bytes_max: 64 << 20 };
+
 /// What a set is called, and its bounds.
 #[derive(Debug, Clone)]
 pub struct ReplicaConfig {
@@ -52,13 +59,15 @@ pub struct ReplicaConfig {
     pub keys_max: usize,
     /// How it talks to its neighbours.
     pub sync: SyncConfig,
+    /// Where it is kept across restarts; `None` keeps it in memory only.
+    pub dir: Option<PathBuf>,
 }
 
 impl ReplicaConfig {
     /// The set `name` under the number `service`, with the default bounds.
     #[must_use]
     pub fn new(service: ServiceId, name: &'static str) -> Self {
-        Self { service, name, keys_max: 2_000_000, sync: SyncConfig::default() }
+        Self { service, name, keys_max: 2_000_000, sync: SyncConfig::default(), dir: None }
     }
 }
 
@@ -104,6 +113,25 @@ impl StateError {
     }
 }
 
+/// Why a set was not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its log cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A record of its log cannot be understood, so starting would lose what it holds.
+    #[error("{dir}: record {lsn}: {error}")]
+    Record {
+        /// The log's directory.
+        dir: PathBuf,
+        /// Which record.
+        lsn: Lsn,
+        /// Why.
+        error: RecordError,
+    },
+}
+
 /// A change of one entry, as watchers see it: in order per node.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -139,6 +167,9 @@ pub struct SetStatus {
     pub counters: Counters,
     /// Messages that could not be handed to a channel; they are sent again.
     pub unsent: u64,
+    /// Changes that the disk refused; they are lost if this node stops before it is compared with
+    /// another.
+    pub unpersisted: u64,
 }
 
 /// A replica of a set on this node: cheap to clone, shared by everybody.
@@ -146,8 +177,9 @@ pub struct SetStatus {
 /// # Guarantees
 /// Healthy: a write is readable here when the call returns and elsewhere a round trip later.
 /// Partitioned: every side reads and writes; after the heal all sides are equal and every write
-/// that nobody overwrote or removed knowingly is there. Restarted: an empty replica takes the
-/// state over from its neighbours in bounded pieces; when all nodes stop at once, the state is gone.
+/// that nobody overwrote or removed knowingly is there. Restarted: a replica takes over what
+/// it lacks from its neighbours in bounded pieces. A set in memory is gone when all nodes stop at
+/// once; one with a directory comes back with everything that [`ReplicaSet::persisted`] waited for.
 #[derive(Clone)]
 pub struct ReplicaSet {
     inner: Arc<Inner>,
@@ -163,6 +195,12 @@ struct Inner {
     changes: broadcast::Sender<Change>,
     wake: Notify,
     unsent: AtomicU64,
+    unpersisted: AtomicU64,
+    log: Option<Log>,
+    /// Bytes written since the whole state was.
+    unwritten_bytes: AtomicUsize,
+    last_write: Mutex<Option<oneshot::Receiver<Result<Lsn, AppendError>>>>,
+    compact: Notify,
 }
 
 impl fmt::Debug for ReplicaSet {
@@ -175,27 +213,50 @@ impl fmt::Debug for ReplicaSet {
 }
 
 impl ReplicaSet {
-    /// Starts an empty replica that syncs with every peer of `transport`, present and future.
-    #[must_use]
-    pub fn start(config: ReplicaConfig, transport: &Transport, hlc: Arc<Hlc>, rng: Rng) -> Self {
+    /// Starts a replica that syncs with every peer of `transport`, present and future: empty, or
+    /// with what it was when its directory was last written.
+    ///
+    /// # Errors
+    /// [`OpenError`](purlin_store::OpenError) inside [`StartError`] when the directory cannot be
+    /// read or is damaged; nothing was started.
+    pub fn start(
+        mut config: ReplicaConfig,
+        transport: &Transport,
+        hlc: Arc<Hlc>,
+        rng: Rng,
+    ) -> Result<Self, StartError> {
         let clock = Arc::clone(transport.clock());
-        let sync = Sync::new(config.sync, transport.node(), clock.now(), rng);
+        config.sync.durable = config.dir.is_some();
+        let mut sync = Sync::new(config.sync, transport.node(), clock.now(), rng);
+        let view = View::default();
+        let log = match &config.dir {
+            Some(dir) => Some(recover(dir, &mut sync, &view)?),
+            None => None,
+        };
         let inner = Arc::new(Inner {
             transport: transport.clone(),
             clock,
             hlc,
             sync: Mutex::new(sync),
-            view: View::default(),
+            view,
+            log,
+            unwritten_bytes: AtomicUsize::new(0),
+            last_write: Mutex::new(None),
+            compact: Notify::new(),
             changes: broadcast::channel(CHANGES_MAX).0,
             wake: Notify::new(),
             unsent: AtomicU64::new(0),
+            unpersisted: AtomicU64::new(0),
             config,
         });
         let events = transport.events();
         transport.register(inner.config.service, Arc::new(Ear(Arc::downgrade(&inner))));
         tokio::spawn(follow_peers(Arc::downgrade(&inner), events));
         tokio::spawn(keep_time(Arc::downgrade(&inner)));
-        Self { inner }
+        if inner.log.is_some() {
+            tokio::spawn(keep_small(Arc::downgrade(&inner)));
+        }
+        Ok(Self { inner })
     }
 
     /// What is kept under `key` now. Local, takes no lock.
@@ -233,6 +294,7 @@ impl ReplicaSet {
             lag: sync.lag(self.inner.clock.now()),
             counters: sync.counters(),
             unsent: self.inner.unsent.load(Ordering::Relaxed),
+            unpersisted: self.inner.unpersisted.load(Ordering::Relaxed),
         }
     }
 
@@ -359,6 +421,21 @@ impl ReplicaSet {
         Ok(self.inner.hlc.now(self.inner.clock.wall())?)
     }
 
+    /// Waits until everything written here so far is on disk. Returns at once for a set in memory.
+    ///
+    /// # Errors
+    /// [`AppendError`] of the last write; earlier ones are counted in [`SetStatus::unpersisted`].
+    ///
+    /// # Cancel safety
+    /// Safe: dropping it only stops waiting, and another caller's wait then returns at once.
+    pub async fn persisted(&self) -> Result<(), AppendError> {
+        let last = self.inner.last_write.lock().take();
+        match last {
+            Some(done) => done.await.unwrap_or(Err(AppendError::Closed)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn stamp(&self, value: Bytes, ttl: Option<Duration>) -> Result<Written, StateError> {
         let at = self.now()?;
         let expires = ttl.map(|ttl| {
@@ -432,12 +509,31 @@ impl Inner {
                     self.show_all(sync, &changed, &Origin::Told(from));
                 }
                 Output::Expired(changed) => self.show_all(sync, &changed, &Origin::Expired),
+                Output::Persist(record) => self.persist(&record),
                 Output::CaughtUp(node) => {
                     tracing::debug!(set = self.config.name, %node, "caught up");
                 }
                 Output::Refused(node, reason) => {
                     tracing::warn!(set = self.config.name, %node, %reason, "writes refused");
                 }
+            }
+        }
+    }
+
+    /// Hands a record to the log. Called under the writer's lock, so records keep their order.
+    fn persist(&self, record: &Record) {
+        let Some(log) = &self.log else { return };
+        let bytes = record.encode();
+        let held = self.unwritten_bytes.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        if held > COMPACT_AFTER_BYTES {
+            self.compact.notify_one();
+        }
+        match log.append_later(bytes) {
+            Ok(done) => *self.last_write.lock() = Some(done),
+            Err(error) => {
+                // The state here goes on; it is the disk that is behind, and says so.
+                self.unpersisted.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(set = self.config.name, %error, "change not written down");
             }
         }
     }
@@ -460,6 +556,29 @@ impl Inner {
         for one in changed {
             self.show(sync, &one.slot, origin);
         }
+    }
+
+    async fn compact(&self) -> Result<(), AppendError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        // From here on every change is behind the mark, and every part is at least as new as it.
+        let (seen, from) = {
+            let sync = self.sync.lock();
+            self.unwritten_bytes.store(0, Ordering::Relaxed);
+            (sync.store().context().clone(), log.next())
+        };
+        let mut leaf = Some(Leaf(0));
+        while let Some(at) = leaf {
+            let written = {
+                let sync = self.sync.lock();
+                let (part, next) = sync.store().part(at, self.config.sync.batch_bytes);
+                leaf = next;
+                log.append_later(Record::Part(part).encode())?
+            };
+            written.await.unwrap_or(Err(AppendError::Closed))?;
+        }
+        log.append(Record::Absorb(seen).encode()).await?;
+        log.forget_before(from);
+        Ok(())
     }
 
     fn send(&self, to: &NodeId, message: &Message) {
@@ -516,6 +635,42 @@ async fn follow_peers(inner: Weak<Inner>, mut events: broadcast::Receiver<PeerEv
             Err(broadcast::error::RecvError::Closed) => return,
         }
         inner.wake.notify_one();
+    }
+}
+
+/// Reads what an earlier life wrote down.
+fn recover(dir: &Path, sync: &mut Sync, view: &View) -> Result<Log, StartError> {
+    let mut failed = None;
+    let (log, recovered) =
+        Log::open(RealDisk::shared(), dir, LOG, |lsn, bytes| match Record::decode(bytes) {
+            Ok(record) => sync.recover(&record),
+            Err(error) => drop(failed.get_or_insert((lsn, error))),
+        })?;
+    if let Some((lsn, error)) = failed {
+        return Err(StartError::Record { dir: dir.to_owned(), lsn, error });
+    }
+    sync.recovered();
+    for (slot, cell) in sync.store().iter() {
+        view.show(slot, Some(cell));
+    }
+    if recovered.torn_bytes > 0 {
+        let bytes = recovered.torn_bytes;
+        tracing::warn!(dir = %dir.display(), bytes, "cut off an unfinished write");
+    }
+    Ok(log)
+}
+
+/// Writes the whole state behind the changes when those have grown, and forgets what is before.
+async fn keep_small(inner: Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        let grown = tokio::time::timeout(Duration::from_secs(1), strong.compact.notified()).await;
+        if grown.is_err() {
+            continue;
+        }
+        if let Err(error) = strong.compact().await {
+            tracing::error!(set = strong.config.name, %error, "state not compacted");
+        }
     }
 }
 

@@ -276,6 +276,14 @@ impl Store {
         self.changing(slots, |state| state.join_piece(entries, here, theirs))
     }
 
+    /// Takes in entries as they were once kept here, with their dots and nothing else.
+    pub(crate) fn join_part(&mut self, entries: &Entries) -> Vec<Changed> {
+        let slots: Vec<Slot> = entries.iter().map(|(slot, _)| slot.clone()).collect();
+        // Nothing was seen by whoever wrote them but what they hold: a part removes nothing.
+        let theirs = CausalContext::new();
+        self.changing(slots, |state| state.join_piece(entries, [], &theirs))
+    }
+
     /// Notes that every piece of a state seen as `theirs` has arrived.
     pub(crate) fn absorb(&mut self, theirs: &CausalContext<NodeTag>) {
         self.state.absorb(theirs);

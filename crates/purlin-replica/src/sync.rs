@@ -21,6 +21,7 @@ use crate::{
     cell::{Cell, Written},
     digest::{FANOUT, Leaf},
     expiry::Expiries,
+    journal::Record,
     log::{Log, Next, Seq},
     slot::Slot,
     store::{Changed, Entries, Store, Update, WriteError},
@@ -44,6 +45,8 @@ pub struct SyncConfig {
     /// Whether writes heard from one neighbour are passed on to the others: needed where
     /// neighbours are not everybody.
     pub forward: bool,
+    /// Whether changes are to be written down ([`Output::Persist`]).
+    pub durable: bool,
     /// How far ahead of this node's wall clock a write may be stamped. Default 10 s.
     pub drift_max: Duration,
 }
@@ -56,6 +59,7 @@ impl Default for SyncConfig {
             resend_after: Duration::from_secs(1),
             compare_every: (Duration::from_secs(1), Duration::from_secs(30)),
             forward: false,
+            durable: false,
             drift_max: purlin_core::hlc::DRIFT_MAX_DEFAULT,
         }
     }
@@ -94,6 +98,8 @@ pub enum Output {
     Expired(Vec<Changed>),
     /// A neighbour's state has been taken in completely.
     CaughtUp(NodeId),
+    /// Write this down, after what was to be written before; for durable replicas.
+    Persist(Record),
     /// A neighbour refused our writes; they are kept and sent again later.
     Refused(NodeId, String),
 }
@@ -195,6 +201,24 @@ impl Sync {
         }
     }
 
+    /// Takes in what an earlier life wrote down, in the order in which it was written; before
+    /// anything else.
+    pub fn recover(&mut self, record: &Record) {
+        self.store.redo(record);
+    }
+
+    /// What expires is found anew after [`Sync::recover`].
+    pub fn recovered(&mut self) {
+        let slots: Vec<Slot> = self.store.iter().map(|(slot, _)| slot.clone()).collect();
+        slots.iter().for_each(|slot| self.note_expiry(slot));
+    }
+
+    fn persist(&self, out: &mut Vec<Output>, record: impl FnOnce() -> Record) {
+        if self.config.durable {
+            out.push(Output::Persist(record()));
+        }
+    }
+
     /// What is kept.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -231,6 +255,7 @@ impl Sync {
         out: &mut Vec<Output>,
     ) -> Result<bool, WriteError> {
         let Some(update) = change(&mut self.store)? else { return Ok(false) };
+        self.persist(out, || Record::Update(update.clone()));
         self.note_expiry(slot);
         self.enqueue(update, None);
         self.flush(now, out);
@@ -426,6 +451,7 @@ impl Sync {
         }
         self.counters.updates_joined += 1;
         let changed = self.store.join(&update);
+        self.persist(out, || Record::Update(update.clone()));
         self.after_change(from, changed, out);
         out.push(Output::Send(from.clone(), Message::Confirm { upto }));
         if self.config.forward && !update.store().is_empty() {
@@ -646,6 +672,7 @@ impl Sync {
                 return;
             }
             self.counters.entries_pulled += piece.entries.len() as u64;
+            self.persist(out, || Record::Piece(piece.clone(), seen.clone()));
             let (start, end) = piece.range();
             let changed = self.store.join_piece(&start, end.as_ref(), &piece.entries, &seen);
             news |= !changed.is_empty();
@@ -676,6 +703,7 @@ impl Sync {
         }
         if let Some(seen) = seen {
             self.store.absorb(seen);
+            self.persist(out, || Record::Absorb(seen.clone()));
         }
         if let Some(peer) = self.peers.get_mut(from) {
             peer.pull = None;
@@ -703,7 +731,7 @@ fn weight(entries: &Entries) -> usize {
     entries.iter().map(|(slot, cell)| cell_weight(slot, cell)).sum::<usize>() + 16
 }
 
-fn cell_weight(slot: &Slot, cell: &Cell) -> usize {
+pub(crate) fn cell_weight(slot: &Slot, cell: &Cell) -> usize {
     let mut dots = 0;
     cell.dots(&mut |_| dots += 1);
     let registers = cell.register.values().map(|written| written.value.len() + 20);

@@ -28,6 +28,10 @@ struct Node {
 }
 
 async fn node(name: &str, incarnation: u64) -> Node {
+    node_in(name, incarnation, None).await
+}
+
+async fn node_in(name: &str, incarnation: u64, dir: Option<&std::path::Path>) -> Node {
     let name = NodeName::parse(name).unwrap();
     let valid = purlin_net::certs::NODE_VALID_FOR;
     let issued = AUTHORITY.issue(&name, SystemClock::new().wall(), valid).unwrap();
@@ -41,8 +45,9 @@ async fn node(name: &str, incarnation: u64) -> Node {
     let transport =
         Transport::bind(config, Arc::new(SystemClock::new()), Rng::from_os()).await.unwrap();
     let hlc = Arc::new(Hlc::new(transport.node()));
-    let config = ReplicaConfig::new(ServiceId(30), "state");
-    let set = ReplicaSet::start(config, &transport, hlc, Rng::from_os());
+    let mut config = ReplicaConfig::new(ServiceId(30), "state");
+    config.dir = dir.map(std::path::Path::to_owned);
+    let set = ReplicaSet::start(config, &transport, hlc, Rng::from_os()).unwrap();
     Node { transport, set }
 }
 
@@ -208,4 +213,34 @@ async fn a_flag_changed_on_one_node_counts_on_all_with_its_history() {
     assert_eq!(on_a.list("", None, 10).len(), 1, "histories are no flags");
     let unknown = on_a.kill("nothing", true, &reason).unwrap_err();
     assert_eq!(unknown.to_string(), "there is no flag \"nothing\"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_durable_set_comes_back_alone_after_all_nodes_were_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = node_in("a", 1, Some(dir.path())).await;
+    let b = node("b", 1).await;
+    introduce(&[&a, &b]);
+    a.set.put("here", "1", None).unwrap();
+    b.set.put("there", "2", None).unwrap();
+    b.set.add("visits", 3).unwrap();
+    until("a heard b", || value(&a.set, "there").is_some() && a.set.get(b"visits").is_some()).await;
+    // Enough to write the whole state anew behind the changes.
+    for n in 0..60_000 {
+        a.set.put(format!("hot:{}", n % 50), vec![1; 200], None).unwrap();
+    }
+    a.set.remove("hot:7").unwrap();
+    a.set.persisted().await.unwrap();
+    let segments = || std::fs::read_dir(dir.path()).unwrap().count();
+    until("old changes are forgotten", || segments() <= 3).await;
+    for node in [a, b] {
+        node.transport.close();
+    }
+    let again = node_in("a", 2, Some(dir.path())).await;
+    assert_eq!(value(&again.set, "here").unwrap(), "1");
+    assert_eq!(value(&again.set, "there").unwrap(), "2");
+    assert_eq!(again.set.get(b"visits").unwrap().count(), 3);
+    assert_eq!(again.set.scan(b"hot:", None, 100).len(), 49);
+    assert_eq!(value(&again.set, "hot:7"), None);
+    again.set.put("here", "3", None).unwrap();
 }

@@ -16,7 +16,7 @@ use purlin_pubsub::PubSub;
 use purlin_replica::{Flags, ReplicaConfig, ReplicaSet, replica};
 
 use crate::{
-    Config, DevAuthority, LocalBuilder, Node, Sources, StartError,
+    Config, DataDir, DevAuthority, LocalBuilder, Node, Sources, StartError,
     config::{Profile, Raw},
     high_water, local,
     node::{Parts, State},
@@ -205,7 +205,7 @@ impl NodeBuilder {
         let discovery = discovery(&config, self.discovery, &clock, &mut rng)?;
         let cluster_config = cluster_config(&config, &transport, self.http_addr);
         let cluster = Cluster::start(cluster_config, transport.clone(), discovery, rng.fork())?;
-        let state = state(&transport, &hlc, &clock, &mut rng);
+        let state = state(&transport, &hlc, &clock, &mut rng, data.as_deref())?;
         let parts = Parts {
             config,
             clock,
@@ -229,18 +229,25 @@ impl NodeBuilder {
 }
 
 /// The replica sets every node has: in step with whoever is a peer.
-fn state(transport: &Transport, hlc: &Arc<Hlc>, clock: &Arc<dyn Clock>, rng: &mut Rng) -> State {
-    let mut start = |service, name| {
-        let config = ReplicaConfig::new(service, name);
+fn state(
+    transport: &Transport,
+    hlc: &Arc<Hlc>,
+    clock: &Arc<dyn Clock>,
+    rng: &mut Rng,
+    data: Option<&DataDir>,
+) -> Result<State, StartError> {
+    let mut start = |service, name, durable: bool| {
+        let mut config = ReplicaConfig::new(service, name);
+        config.dir = data.filter(|_| durable).map(|data| data.path().join(name));
         ReplicaSet::start(config, transport, Arc::clone(hlc), rng.fork())
     };
-    let flags = start(replica::FLAGS, "flags");
+    let flags = start(replica::FLAGS, "flags", true)?;
     let node = transport.node().name.clone();
-    State {
-        crdt: start(replica::CRDT, "crdt"),
-        ephemeral: start(replica::EPHEMERAL, "ephemeral"),
+    Ok(State {
+        crdt: start(replica::CRDT, "crdt", true)?,
+        ephemeral: start(replica::EPHEMERAL, "ephemeral", false)?,
         flags: Flags::new(flags, Arc::clone(clock), node),
-    }
+    })
 }
 
 fn transport_config(

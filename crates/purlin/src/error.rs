@@ -28,4 +28,7 @@ pub enum StartError {
     /// What the node says of itself is too much to tell everybody.
     #[error(transparent)]
     Cluster(#[from] purlin_cluster::StartError),
+    /// What the node kept of the cluster's state cannot be read.
+    #[error(transparent)]
+    State(#[from] purlin_replica::replica::StartError),
 }

@@ -168,21 +168,21 @@ impl Node {
     }
 
     /// Level 4: named counters, sets, maps and registers that every side of a cut may write.
-    /// Guarantee: strong eventual consistency, nothing lost that nobody removed knowingly; in
-    /// memory.
+    /// Guarantee: strong eventual consistency, nothing lost that nobody removed knowingly;
+    /// kept across a restart when there is a data dir.
     #[must_use]
     pub fn crdt(&self) -> &ReplicaSet {
         &self.inner.parts.state.crdt
     }
 
     /// Level 4: small values that are everywhere and may end by themselves. Guarantee: as
-    /// [`Node::crdt`]; of two concurrent writes the later by hybrid time holds.
+    /// [`Node::crdt`], but in memory only; of two concurrent writes the later by hybrid time holds.
     #[must_use]
     pub fn ephemeral(&self) -> &ReplicaSet {
         &self.inner.parts.state.ephemeral
     }
 
-    /// Level 4: feature flags, evaluated locally. Guarantee: as [`Node::crdt`].
+    /// Level 4: feature flags, evaluated locally. Guarantee: as [`Node::crdt`], durability included.
     #[must_use]
     pub fn flags(&self) -> &Flags {
         &self.inner.parts.state.flags
