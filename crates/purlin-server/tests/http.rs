@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use world::{SseReader, TOKEN, World, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -472,5 +473,98 @@ async fn a_reader_that_pauses_slows_the_publisher_on_another_node_and_misses_not
         (&json!(LINES), &json!(0)),
         "{report}"
     );
+    world.stop().await;
+}
+
+/// Sends raw bytes and returns all that comes back until the node closes the connection.
+async fn raw(world: &World, bytes: &[u8]) -> String {
+    let addr = world.url(0).strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    // The node may close before it has read everything; what it answered counts.
+    stream.write_all(bytes).await.ok();
+    let mut answer = Vec::new();
+    let reading = stream.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .expect("the node closes the connection")
+        .ok();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_and_half_requests_end_their_connection_and_nothing_else() {
+    let world =
+        World::start_with(1, |config| config.head_within = Duration::from_millis(300)).await;
+    let long_head =
+        format!("GET /v1/node HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "h".repeat(1 << 20));
+    for (bytes, answer) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], "HTTP/1.1 400"),
+        (b"GET /v1/node SPDY/9\r\n\r\n", "HTTP/1.1 400"),
+        (
+            b"POST /v1/topics/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: nine\r\n\r\n",
+            "HTTP/1.1 400",
+        ),
+        (long_head.as_bytes(), "HTTP/1.1 431"),
+        // Half a head, and then nothing: cut off when its time is up.
+        (b"GET /v1/node HT", ""),
+        (b"", ""),
+    ] {
+        let got = raw(&world, bytes).await;
+        assert!(
+            got.starts_with(answer),
+            "{:?}: {got}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(40)])
+        );
+    }
+    assert_eq!(world.get(&format!("{}/v1/node", world.url(0))).await["name"], "n1");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_above_their_bound_are_refused_and_places_come_back() {
+    let world = World::start_with(1, |config| config.streams_max = 2).await;
+    let first = world.open(0, "/v1/events").await;
+    let second = world.open(0, "/v1/topics/a/stream").await;
+    let (status, problem) = world.try_open(0, "/v1/live", None).await.err().unwrap();
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("too_many_streams"))
+    );
+    assert_eq!(problem["advice"], "retry_elsewhere");
+    drop((first, second));
+    eventually("a place is free again", async || world.try_open(0, "/v1/events", None).await.ok())
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_loopback_everything_but_health_and_the_page_needs_the_token() {
+    // A route to anywhere tells this machine's address; nothing is sent.
+    let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let here = match probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr()) {
+        Ok(addr) if !addr.ip().is_loopback() && !addr.ip().is_unspecified() => addr.ip(),
+        // A machine with nothing but loopback has no beyond; the rule itself has unit tests.
+        Ok(_) | Err(_) => return,
+    };
+    let world = World::start_with(1, |config| config.bind = "0.0.0.0:0".parse().unwrap()).await;
+    let port = world.url(0).rsplit(':').next().unwrap();
+    for (method, path, with_token, status) in [
+        (Method::GET, "/v1/health/ready", false, 200),
+        (Method::GET, "/", false, 200),
+        (Method::GET, "/v1/members", false, 401),
+        (Method::GET, "/v1/members", true, 200),
+        (Method::GET, "/metrics", false, 401),
+        (Method::POST, "/v1/topics/a", false, 401),
+        (Method::POST, "/v1/topics/a", true, 200),
+    ] {
+        let request =
+            world.http.request(method.clone(), format!("http://{here}:{port}{path}")).body("");
+        let request = if with_token { request.bearer_auth(TOKEN) } else { request };
+        assert_eq!(
+            request.send().await.unwrap().status().as_u16(),
+            status,
+            "{method} {path}, token: {with_token}"
+        );
+    }
     world.stop().await;
 }

@@ -112,6 +112,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(count, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(count: usize, tune: fn(&mut HttpConfig)) -> Self {
         let authority = DevAuthority::new().unwrap();
         let mut world = Self {
             nodes: Vec::new(),
@@ -121,8 +125,9 @@ impl World {
         };
         purlin_server::install_metrics().unwrap();
         for at in 1..=count {
-            let config = HttpConfig::new("127.0.0.1:0".parse().unwrap())
+            let mut config = HttpConfig::new("127.0.0.1:0".parse().unwrap())
                 .with_token(Token::new(TOKEN).unwrap());
+            tune(&mut config);
             let bound = purlin_server::bind(config).await.unwrap();
             let addr = bound.local_addr();
             let seeds = world
