@@ -288,7 +288,11 @@ fn cluster_config(
     http_addr: Option<SocketAddr>,
 ) -> ClusterConfig {
     let mut meta = Meta::new(transport.advertise());
-    meta.http_addr = http_addr;
+    // Bound to every interface, it is reached where the cluster port is.
+    meta.http_addr = http_addr.map(|addr| match addr.ip().is_unspecified() {
+        true => SocketAddr::new(transport.advertise().ip(), addr.port()),
+        false => addr,
+    });
     meta.version = env!("CARGO_PKG_VERSION").to_owned();
     meta.zone.clone_from(&config.node.zone);
     meta.region.clone_from(&config.node.region);
