@@ -556,13 +556,20 @@ impl Peer {
         }
     }
 
-    /// Ends all connections for good; the peer hears a goodbye.
+    /// Ends all connections for good; the peer hears a goodbye, and whoever listens that it is
+    /// down, unless that is known.
     pub(crate) fn remove(&self, cause: &Cause) {
         self.0.removed.send_replace(true);
+        // First, so that the ends of the connections below have nothing more to tell.
+        let before = std::mem::replace(&mut *self.0.reach.lock(), Reach::Down);
         for connection in self.connections() {
             connection.close(cause.clone(), Some(Farewell::Closing));
         }
-        *self.0.reach.lock() = Reach::Down;
+        if before != Reach::Down
+            && let Some(transport) = self.transport()
+        {
+            transport.tell(PeerEvent::Down { peer: self.node().clone(), cause: cause.clone() });
+        }
     }
 
     pub(crate) fn on_connection_closed(&self, connection: &Arc<Connection>, cause: &Cause) {

@@ -763,8 +763,6 @@ impl Inner {
         };
         if let Some(old) = superseded {
             old.remove(&Cause::Superseded);
-            let (peer, cause) = (old.node().clone(), Cause::Superseded);
-            self.tell(PeerEvent::Down { peer, cause });
         }
         self.spawn(dial::maintain(peer.clone()));
         Ok(peer)

@@ -13,11 +13,6 @@ use crate::{hub::Hub, metrics};
 /// shown per second, so finer is of no use.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
-/// Makes the task look at the hub.
-pub(crate) fn wake(hub: &Hub) {
-    hub.announce.notify_one();
-}
-
 /// Announces changes of interest as they come. Ends with the hub.
 pub(crate) async fn announce(hub: Weak<Hub>) {
     let Some(due) = hub.upgrade().map(|hub| Arc::clone(&hub.announce)) else { return };
@@ -43,8 +38,8 @@ pub(crate) async fn keep(hub: Weak<Hub>) {
         if !quiet || total != seen {
             quiet = !hub.sample_rates(now - sampled_at);
             seen = total;
-            metrics::report(&hub.stats());
         }
+        metrics::report(&hub.stats());
         sampled_at = now;
     }
 }

@@ -260,6 +260,10 @@ impl Hub {
         let everything =
             |roster: &Arc<Roster>| roster.for_each(|inbox| inbox.close(Closed::ShutDown));
         self.tables.read().patterns.for_each(everything);
+        self.announcer.lock().withdraw();
+        self.flush_interest();
+        // The announcing task finds the hub shut down and ends.
+        self.announce.notify_one();
     }
 
     pub(crate) fn is_shut_down(&self) -> bool {
@@ -599,10 +603,14 @@ impl Hub {
         self.announce.notify_one();
     }
 
-    /// A peer is gone: nothing is sent to it, and its interest is forgotten.
+    /// A peer is gone: nothing is sent to it, and its interest is forgotten. Unless it is back
+    /// already: then its first frames may have come before this news, and must not be undone.
     pub(crate) fn peer_down(&self, node: &NodeId) {
         {
             let mut tables = self.tables.write();
+            if tables.peers.get(node).is_some_and(|peer| peer.link.port.is_up()) {
+                return;
+            }
             if tables.peers.remove(node).is_some() {
                 self.invalidate_all();
             }

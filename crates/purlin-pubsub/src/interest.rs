@@ -85,6 +85,8 @@ pub(crate) struct Announcer {
     touched: BTreeSet<Arc<str>>,
     /// More is wanted than may be announced one by one.
     coarse: bool,
+    /// Nothing is wanted any more, whatever is still subscribed.
+    withdrawn: bool,
     version: u64,
     peers: BTreeMap<NodeId, Link>,
 }
@@ -109,6 +111,7 @@ impl Announcer {
             announced: BTreeSet::new(),
             touched: BTreeSet::new(),
             coarse: false,
+            withdrawn: false,
             // The empty announcement is version 1: a peer that knows version 0 knows nothing.
             version: 1,
             peers: BTreeMap::new(),
@@ -133,6 +136,14 @@ impl Announcer {
         self.wanted.remove(pattern.text());
         self.touched.insert(Arc::clone(pattern.text()));
         true
+    }
+
+    /// Announces from now on that nothing is wanted: this node stops.
+    pub(crate) fn withdraw(&mut self) {
+        self.withdrawn = true;
+        self.announced.clear();
+        self.version += 1;
+        self.peers.values_mut().for_each(|link| link.stale = link.asked);
     }
 
     pub(crate) fn peer_up(&mut self, peer: NodeId) {
@@ -208,7 +219,7 @@ impl Announcer {
     }
 
     fn announce_changes(&mut self, now: Instant, out: &mut Vec<Send>) {
-        if self.touched.is_empty() {
+        if self.touched.is_empty() || self.withdrawn {
             return;
         }
         if self.switch_coarseness() {

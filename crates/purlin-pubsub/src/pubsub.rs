@@ -6,7 +6,6 @@ use purlin_core::{Clock, NodeId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    driver,
     error::{PublishError, SubscribeError},
     hub::{Hub, Published, Reach},
     limits::Limits,
@@ -217,11 +216,11 @@ impl PubSub {
         Ok(self.hub.interested(&Topic::parse(topic)?))
     }
 
-    /// Ends every subscription with [`crate::Closed::ShutDown`] and refuses new ones and
-    /// publishes. What waits can still be received. For a node that leaves.
+    /// Ends every subscription with [`crate::Closed::ShutDown`], refuses new ones and publishes,
+    /// and tells the peers that nothing is wanted here any more. What waits can still be received.
+    /// For a node that leaves.
     pub fn shut_down(&self) {
         self.hub.shut_down();
-        driver::wake(&self.hub);
     }
 }
 

@@ -21,6 +21,7 @@ enum Frame {
 struct Pipe {
     frames: VecDeque<(NodeId, NodeId, Frame)>,
     messages_max: Option<usize>,
+    cut: bool,
 }
 
 type Pipes = Arc<Mutex<Pipe>>;
@@ -76,7 +77,7 @@ impl PeerPort for PipePort {
     }
 
     fn is_up(&self) -> bool {
-        true
+        !self.pipe.lock().cut
     }
 }
 
@@ -114,11 +115,14 @@ impl World {
 
     fn disconnect_all(&self, name: &str) {
         let me = node(name);
+        self.pipe.lock().cut = true;
         for other in self.hubs.keys().filter(|other| **other != me) {
             self.hubs[&me].peer_down(other);
             self.hubs[other].peer_down(&me);
         }
-        self.pipe.lock().frames.retain(|(from, to, _)| *from != me && *to != me);
+        let mut pipe = self.pipe.lock();
+        pipe.frames.retain(|(from, to, _)| *from != me && *to != me);
+        pipe.cut = false;
     }
 
     fn port(&self, from: &NodeId, to: &NodeId) -> Box<dyn PeerPort> {
@@ -277,6 +281,25 @@ fn interest_is_forgotten_with_a_peer_and_learnt_again_when_it_is_back() {
         (bodies(&mut feed), bodies(&mut late)),
         (vec!["back".to_owned()], vec!["back".to_owned()])
     );
+}
+
+#[test]
+fn late_news_of_a_peers_end_does_not_undo_its_return() {
+    let world = World::of(&["a", "b"]);
+    let _feed = world.pubsub("b").subscribe("feed").unwrap();
+    world.settle();
+    world.hubs[&node("a")].peer_down(&node("b"));
+    assert_eq!(world.pubsub("a").interested("feed").unwrap(), [node("b")]);
+}
+
+#[test]
+fn a_node_that_shuts_down_is_sent_nothing_more() {
+    let world = World::of(&["a", "b"]);
+    let _feed = world.pubsub("b").subscribe("feed").unwrap();
+    world.settle();
+    world.pubsub("b").shut_down();
+    world.deliver();
+    assert_eq!(world.pubsub("a").interested("feed").unwrap(), []);
 }
 
 #[test]

@@ -145,6 +145,18 @@ fn a_lost_last_delta_is_noticed_by_its_missing_answer() {
 }
 
 #[test]
+fn a_node_that_stops_wants_nothing_any_more() {
+    let mut pair = Pair::connected();
+    pair.announcer.subscribed(&pattern("a"));
+    pair.run();
+    pair.announcer.withdraw();
+    pair.announcer.subscribed(&pattern("b"));
+    pair.announcer.unsubscribed(&pattern("a"));
+    pair.run();
+    assert!(pair.listener.is_known() && !pair.listener.wants("a") && !pair.listener.wants("b"));
+}
+
+#[test]
 fn above_the_bound_a_node_announces_everything_and_comes_back() {
     let mut pair = Pair::connected();
     let topics: Vec<Pattern> = (0..9).map(|i| pattern(&format!("t{i}"))).collect();
@@ -236,6 +248,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    /// Junk from a peer costs a refusal, not a panic and not memory.
+    #[test]
+    fn junk_frames_are_refused_or_applied_within_bounds(frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..64), 0..20)) {
+        let mut listener = PeerInterest::new(LIMITS);
+        for frame in frames {
+            if let Some(frame) = InterestFrame::decode(&frame) {
+                listener.apply(at(0), frame);
+            }
+            prop_assert!(listener.entries() <= LIMITS.entries_max);
+        }
+    }
+
     /// Whatever is lost on the way, once frames arrive again the listener knows what is wanted.
     #[test]
     fn interest_converges_after_losses(steps in steps()) {
