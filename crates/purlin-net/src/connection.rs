@@ -10,7 +10,7 @@ use std::{
     io::{self, IoSlice, Write},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -80,6 +80,10 @@ pub(crate) struct Connection {
     heard_at: AtomicU64,
     pinged_at: AtomicU64,
     delayed: Mutex<VecDeque<Delayed>>,
+    /// The reader hands out frames: what it does not hear meanwhile is no silence.
+    is_delivering: AtomicBool,
+    /// Whether `delayed` holds anything: what follows must not overtake it.
+    has_delayed: AtomicBool,
 }
 
 impl std::fmt::Debug for Connection {
@@ -142,6 +146,8 @@ impl Connection {
             heard_at: AtomicU64::new(now),
             pinged_at: AtomicU64::new(now),
             delayed: Mutex::new(VecDeque::new()),
+            is_delivering: AtomicBool::new(false),
+            has_delayed: AtomicBool::new(false),
         })
     }
 
@@ -191,7 +197,7 @@ impl Connection {
         urgency: Urgency,
         write: impl FnOnce(&mut PayloadBuf<'_>),
     ) -> Result<(), SendError> {
-        if self.around.faults.is_active() {
+        if self.around.faults.is_active() || self.has_delayed.load(Ordering::Relaxed) {
             return self.send_through_faults(service, urgency, write);
         }
         self.send_now(service, urgency, write)
@@ -362,6 +368,7 @@ impl Connection {
 
     pub(crate) fn cork(&self) {
         self.outbox.lock().cork();
+        self.is_delivering.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn has_pending(&self) -> bool {
@@ -369,6 +376,9 @@ impl Connection {
     }
 
     pub(crate) fn uncork(&self) {
+        if self.is_delivering.swap(false, Ordering::Relaxed) && !self.around.faults.is_active() {
+            self.heard();
+        }
         let step = self.outbox.lock().uncork();
         self.follow(step);
     }
@@ -410,7 +420,16 @@ impl Connection {
     }
 
     pub(crate) fn send_own(&self, kind: Kind, service: ServiceId, payload: &[u8]) {
+        if self.own_is_lost() {
+            return;
+        }
         self.push_own(|outbox| outbox.append_own(kind, service, payload, Urgency::Batch));
+    }
+
+    /// Whether a fault rule loses a frame of the connection itself.
+    fn own_is_lost(&self) -> bool {
+        let (faults, lane) = (&self.around.faults, Lane::Channel(self.channel));
+        faults.is_active() && faults.fate(&self.node.name, lane, Direction::Outgoing).lost
     }
 
     /// One look of the keepalive: pings a quiet peer, closes on a silent one.
@@ -419,13 +438,16 @@ impl Connection {
             return;
         }
         let quiet_for = since(now, &self.heard_at);
-        if quiet_for >= silent_after {
+        if quiet_for >= silent_after && !self.is_delivering.load(Ordering::Relaxed) {
             self.around.counters.silent(1);
             self.close(Cause::Silent, None);
             return;
         }
         if since(now, &self.pinged_at) >= interval {
             self.pinged_at.store(nanos(now), Ordering::Relaxed);
+            if self.own_is_lost() {
+                return;
+            }
             self.push_own(|outbox| {
                 let sent_at = nanos(now).to_le_bytes();
                 outbox.append_own(Kind::Ping, ServiceId(0), &sent_at, Urgency::Now)
@@ -526,6 +548,7 @@ impl Connection {
         // Order holds: nothing overtakes what is already held.
         let due = delayed.back().map_or(now, |last| last.due.max(now)).max(now + fate.delay);
         let was_empty = delayed.is_empty();
+        self.has_delayed.store(true, Ordering::Relaxed);
         if fate.doubled {
             delayed.push_back(Delayed { due, service, payload: payload.clone() });
         }
@@ -555,6 +578,7 @@ impl Connection {
                         self.around.counters.faults_lost(1);
                     }
                 }
+                self.has_delayed.store(!delayed.is_empty(), Ordering::Relaxed);
                 delayed.front().map(|message| message.due - now)
             };
             match wait {

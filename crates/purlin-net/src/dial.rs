@@ -65,6 +65,7 @@ async fn keep_up(peer: &Peer) {
     let Some(slot) = peer.link(ChannelId::CONTROL, 0) else { return };
     let mut established = slot.established.subscribe();
     let mut quick = QUICK_RETRIES.iter();
+    peer.worth_dialling().await;
     loop {
         if *established.borrow_and_update() {
             quick = QUICK_RETRIES.iter();
@@ -79,6 +80,13 @@ async fn keep_up(peer: &Peer) {
             }
             return;
         }
+        let Some(now) = peer.transport().map(|transport| transport.now()) else { return };
+        let put_off = slot.put_off_for(now);
+        if !put_off.is_zero() {
+            // An incoming connection ends the wait.
+            drop(timeout(put_off, established.wait_for(|up| *up)).await);
+            continue;
+        }
         slot.set_dialling(true);
         let dialled = dial(peer, slot).await;
         slot.set_dialling(false);
@@ -92,12 +100,11 @@ async fn keep_up(peer: &Peer) {
             Err(Cause::Reset) if let Some(pause) = quick.next() => *pause,
             Err(cause) => {
                 let Some(transport) = peer.transport() else { return };
-                let delay = slot.on_dial_failed(&transport, &cause);
-                peer.now_down(&cause);
-                delay
+                slot.on_dial_failed(&transport, &cause);
+                peer.on_control_failed(&cause);
+                continue;
             }
         };
-        // An incoming connection ends the pause.
         drop(timeout(pause, established.wait_for(|up| *up)).await);
     }
 }
@@ -192,7 +199,8 @@ async fn dial_as(
         (Some(Order::Hold(_)), Some(verdict)) => {
             tokio::select! {
                 told = verdict => told == Ok(Verdict::Confirm),
-                broken = gone(&mut shaking) => return Err(broken),
+                // The peer decided for its own dial; its confirmation is on the way.
+                () = gone(&mut shaking) => return Ok(Dialled::Lost),
             }
         }
         _ => false,
@@ -210,16 +218,8 @@ async fn dial_as(
 }
 
 /// Waits until the other side is gone; it has nothing to say.
-async fn gone(shaking: &mut Shaking) -> Cause {
-    loop {
-        if let Err(broken) = shaking.fill().await {
-            return match broken {
-                Broken::Lost(cause) => cause,
-                Broken::Tls(error) => Cause::Tls(error.to_string()),
-                Broken::Message(error) => Cause::Malformed(error.to_string()),
-            };
-        }
-    }
+async fn gone(shaking: &mut Shaking) {
+    while shaking.fill().await.is_ok() {}
 }
 
 fn window(transport: &Inner, spec: &ChannelSpec) -> Window {

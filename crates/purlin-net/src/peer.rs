@@ -55,7 +55,7 @@ pub(crate) struct PeerInner {
     links: Vec<Box<[LinkSlot]>>,
     reach: Mutex<Reach>,
     /// Added by the user, not only by its own dial.
-    pub(crate) is_added: AtomicBool,
+    is_added: watch::Sender<bool>,
     /// Is not dialled again once its connections have ended.
     is_released: AtomicBool,
     removed: watch::Sender<bool>,
@@ -323,15 +323,40 @@ impl Peer {
             transport: Arc::downgrade(transport),
             links,
             reach: Mutex::new(Reach::Unknown),
-            is_added: AtomicBool::new(is_added),
+            is_added: watch::Sender::new(is_added),
             is_released: AtomicBool::new(false),
             removed: watch::Sender::new(false),
             round_trip_nanos: AtomicU64::new(0),
         }))
     }
 
-    pub(crate) fn set_address(&self, address: SocketAddr) {
+    /// The user wants it, under this address.
+    pub(crate) fn add(&self, address: SocketAddr) {
         *self.0.address.lock() = address;
+        self.0.is_added.send_replace(true);
+    }
+
+    pub(crate) fn is_added(&self) -> bool {
+        *self.0.is_added.borrow()
+    }
+
+    /// A peer that only dialled us is not dialled back: its own handshake is under way, and if we
+    /// just removed it, dialling would bring back what neither side wants. Ready when its
+    /// handshake succeeded, it was added after all, or nothing came of it in time.
+    pub(crate) async fn worth_dialling(&self) {
+        let Some(slot) = self.link(ChannelId::CONTROL, 0) else { return };
+        let Some(within) = self.handshake_within() else { return };
+        let mut established = slot.established.subscribe();
+        let mut added = self.0.is_added.subscribe();
+        tokio::select! {
+            _up = established.wait_for(|up| *up) => {}
+            _added = added.wait_for(|added| *added) => {}
+            () = tokio::time::sleep(within) => {}
+        }
+    }
+
+    fn handshake_within(&self) -> Option<Duration> {
+        Some(2 * self.transport()?.config().reconnect.connect_within)
     }
 
     pub(crate) fn downgrade(&self) -> WeakPeer {
@@ -352,7 +377,7 @@ impl Peer {
 
     pub(crate) fn release(&self) {
         self.0.is_released.store(true, Ordering::Relaxed);
-        self.0.is_added.store(false, Ordering::Relaxed);
+        self.0.is_added.send_replace(false);
     }
 
     pub(crate) fn is_released(&self) -> bool {
@@ -538,6 +563,17 @@ impl Peer {
         }
     }
 
+    /// Our dial of its control channel failed.
+    pub(crate) fn on_control_failed(&self, cause: &Cause) {
+        // A peer that just dialled us on another channel is there, whatever its advertised
+        // address says; its own control connection may be on the way.
+        let is_new = *self.0.reach.lock() == Reach::Unknown;
+        if is_new && self.connections().iter().any(|connection| connection.is_open()) {
+            return;
+        }
+        self.now_down(cause);
+    }
+
     /// The peer cannot be reached: told once, and everything else to it ends.
     pub(crate) fn now_down(&self, cause: &Cause) {
         let before = std::mem::replace(&mut *self.0.reach.lock(), Reach::Down);
@@ -550,7 +586,7 @@ impl Peer {
         }
         if let Some(transport) = self.transport() {
             transport.tell(PeerEvent::Down { peer: self.node().clone(), cause: cause.clone() });
-            if !self.0.is_added.load(Ordering::Relaxed) {
+            if !self.is_added() {
                 transport.forget(self);
             }
         }
@@ -607,10 +643,14 @@ impl Peer {
             });
         }
         if was_current && was_open {
-            slot.established.send_replace(false);
+            // First the verdict, then the wake-up of who would dial again.
             if slot.channel == ChannelId::CONTROL && slot.index == 0 {
+                if *cause == Cause::Closed {
+                    slot.put_off(&transport, cause);
+                }
                 self.on_control_lost(cause);
             }
+            slot.established.send_replace(false);
         }
     }
 
@@ -664,20 +704,25 @@ impl LinkSlot {
         }
     }
 
-    /// A dial failed: what waits for it fails too, and the next one is put off. Returns for how
-    /// long.
-    pub(crate) fn on_dial_failed(&self, transport: &Inner, cause: &Cause) -> Duration {
-        let (delay, opening) = {
-            let mut state = self.state.lock();
-            let delay = transport.with_rng(|rng| state.backoff.next_delay(rng));
-            state.retry_at = Some((transport.now() + delay, cause.clone()));
-            let opening =
-                self.current.load_full().filter(|connection| connection.number().is_none());
-            (delay, opening)
-        };
+    /// The next dial waits for the backoff.
+    fn put_off(&self, transport: &Inner, cause: &Cause) {
+        let mut state = self.state.lock();
+        let delay = transport.with_rng(|rng| state.backoff.next_delay(rng));
+        state.retry_at = Some((transport.now() + delay, cause.clone()));
+    }
+
+    /// How long the next dial waits yet.
+    pub(crate) fn put_off_for(&self, now: Instant) -> Duration {
+        let state = self.state.lock();
+        state.retry_at.as_ref().map_or(Duration::ZERO, |(until, _)| *until - now)
+    }
+
+    /// A dial failed: what waits for it fails too, and the next one is put off.
+    pub(crate) fn on_dial_failed(&self, transport: &Inner, cause: &Cause) {
+        self.put_off(transport, cause);
+        let opening = self.current.load_full().filter(|connection| connection.number().is_none());
         if let Some(opening) = opening {
             opening.close(cause.clone(), None);
         }
-        delay
     }
 }

@@ -76,7 +76,9 @@ impl Reader {
                 Ok(bytes) => bytes,
                 Err(error) => return self.connection.close(Cause::of_io(&error), None),
             };
-            self.connection.heard();
+            if !self.connection.around().faults.is_active() {
+                self.connection.heard();
+            }
             match self.connection.decrypt(&records[..bytes], &mut self.plain) {
                 Ok(end) => at_end = end,
                 Err(cause) => return self.connection.close(cause, None),
@@ -149,8 +151,12 @@ impl Reader {
             }
             at += used;
             count += 1;
-            if self.is_lost(&frame, &mut consumed) {
-                continue;
+            if self.connection.around().faults.is_active() {
+                if self.is_lost(&frame, &mut consumed) {
+                    continue;
+                }
+                // With faults about, only what survives them is a sign of life.
+                self.connection.heard();
             }
             match self.on_frame(desk, &services, frame) {
                 Ok((received, given_back)) => {
@@ -291,9 +297,6 @@ impl Reader {
 
     fn is_lost(&self, frame: &Frame<'_>, consumed: &mut u64) -> bool {
         let faults = &self.connection.around().faults;
-        if !faults.is_active() {
-            return false;
-        }
         // Credit is the link's own bookkeeping: losing it would not be loss but a wedged link.
         let can_be_lost = match frame.header.kind {
             Kind::Data | Kind::Ping | Kind::Pong => true,

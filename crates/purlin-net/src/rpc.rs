@@ -282,6 +282,10 @@ impl Responder {
         self.watches_cancel = true;
         let at = (self.path.connection(), self.call);
         self.rpc.handlers.watch_cancel(at, Box::new(then));
+        // The connection may have ended before this was registered; then nobody else looks.
+        if self.path.is_closed() {
+            let _ran = self.rpc.handlers.cancel(at);
+        }
     }
 
     fn send_failure(&self, code: FailureCode, text: &str) {

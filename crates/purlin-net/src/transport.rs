@@ -748,8 +748,7 @@ impl Inner {
             let known = peers.get(&node.name).cloned();
             if let Some(peer) = known.as_ref().filter(|peer| *peer.node() == node) {
                 if is_added {
-                    peer.0.is_added.store(true, Ordering::Relaxed);
-                    peer.set_address(addr);
+                    peer.add(addr);
                 }
                 return Ok(peer.clone());
             }

@@ -1,5 +1,7 @@
 //! Calls between two real transports: outcomes, deadlines, cancellation, bad peers.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
+
 mod world;
 
 use std::{
@@ -104,7 +106,7 @@ async fn a_late_reply_is_dropped_and_counted() {
     served.serve_raw(SLOW.name(), Arc::new(Keep(Arc::clone(&responders)))).unwrap();
     let ended = rpc.call(&peer, SLOW, &0, Duration::from_millis(50)).await.unwrap_err();
     assert_eq!((ended.outcome(), &ended), (Outcome::Unknown, &CallError::Deadline));
-    assert_eq!(rpc.stats().expired, 1);
+    until("it is counted", || rpc.stats().expired == 1).await;
     until("the request arrived", || responders.lock().len() == 1).await;
     let responder = responders.lock().pop().unwrap();
     responder.reply(|_| {}).unwrap();
@@ -292,9 +294,7 @@ async fn a_lost_peer_ends_all_its_calls_at_once_as_unknown() {
 async fn a_call_to_nobody_is_not_done() {
     let one = transport("n1").await;
     let rpc = Rpc::new(&one);
-    // A port that was free a moment ago.
-    let nobody = transport("n2").await.local_addr();
-    let peer = one.add_peer(node("n2", 1), nobody).unwrap();
+    let peer = one.add_peer(node("n2", 1), nobody()).unwrap();
     let ended = within("the end", rpc.call(&peer, ADD, &(1, 2), LONG)).await.unwrap_err();
     assert_eq!(ended.outcome(), Outcome::NotDone, "{ended}");
     let CallError::NotSent(purlin_net::SendError::NotConnected { cause, .. }) = ended else {
@@ -340,8 +340,7 @@ async fn a_multi_call_has_an_outcome_per_member() {
         peers.push(one.add_peer(other.node().clone(), other.local_addr()).unwrap());
         others.push((other, served));
     }
-    let gone = transport("n4").await.local_addr();
-    peers.push(one.add_peer(node("n4", 1), gone).unwrap());
+    peers.push(one.add_peer(node("n4", 1), nobody()).unwrap());
     let outcomes = within("all outcomes", rpc.multi_call(&peers, ADD, &(1, 2), LONG)).await;
     let names: Vec<_> = outcomes.iter().map(|(node, _)| node.name.to_string()).collect();
     assert_eq!(names, ["n2", "n3", "n4"]);

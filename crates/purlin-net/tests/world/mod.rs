@@ -18,8 +18,8 @@ use purlin_core::{
     Clock as _, ClusterName, Incarnation, NodeId, NodeName, Rng, SystemClock, WallTime,
 };
 use purlin_net::{
-    Authority, ChannelId, Credit, GossipKeys, Incoming, IssuedCertificate, PartitionKey, Peer,
-    PeerEvent, Service, ServiceId, TlsIdentity, Transport, TransportConfig, Urgency,
+    Authority, BindError, ChannelId, Credit, GossipKeys, Incoming, IssuedCertificate, PartitionKey,
+    Peer, PeerEvent, Service, ServiceId, TlsIdentity, Transport, TransportConfig, Urgency,
 };
 use tokio::sync::broadcast;
 
@@ -29,6 +29,10 @@ pub const SERVICE: ServiceId = ServiceId(20);
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| authority("shop"));
+
+pub fn authority_pem() -> String {
+    AUTHORITY.certificate_pem().to_owned()
+}
 
 pub fn now() -> WallTime {
     SystemClock::new().wall()
@@ -73,7 +77,23 @@ pub fn config(text: &str, incarnation: u64) -> TransportConfig {
 }
 
 pub async fn start(config: TransportConfig) -> Transport {
-    Transport::bind(config, Arc::new(SystemClock::new()), Rng::from_os()).await.unwrap()
+    within("a free port", async {
+        loop {
+            let clock = Arc::new(SystemClock::new());
+            match Transport::bind(config.clone(), clock, Rng::from_os()).await {
+                Ok(transport) => return transport,
+                // An earlier life's listener closes in its own task.
+                Err(BindError::InUse { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    })
+    .await
+}
+
+/// An address at which nobody listens.
+pub fn nobody() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 pub async fn transport(text: &str) -> Transport {
@@ -161,5 +181,100 @@ impl Service for Collector {
         if self.hold.load(std::sync::atomic::Ordering::Relaxed) {
             self.held.lock().push(frame.take_credit());
         }
+    }
+}
+
+/// A peer that speaks TLS with a good certificate and then says whatever it likes. Blocking.
+pub struct RawPeer(rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>);
+
+impl RawPeer {
+    /// Connects as `me`, expecting `them` at `addr`.
+    pub fn connect(addr: std::net::SocketAddr, me: &str, them: &str) -> Self {
+        Self::connect_as(addr, &issued(&AUTHORITY, me), AUTHORITY.certificate_pem(), them)
+    }
+
+    pub fn connect_as(
+        addr: std::net::SocketAddr,
+        me: &IssuedCertificate,
+        root: &str,
+        them: &str,
+    ) -> Self {
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(me.certificate_pem.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(me.key_pem.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let name = ServerName::try_from(them.to_owned()).unwrap();
+        let session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let socket = std::net::TcpStream::connect(addr).unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(rustls::StreamOwned::new(session, socket))
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        use std::io::Write as _;
+        self.0.write_all(bytes)?;
+        self.0.flush()
+    }
+
+    /// Reads until the other side closes or resets.
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        use std::io::Read as _;
+        let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
+        while let Ok(bytes) = self.0.read(&mut chunk) {
+            if bytes == 0 {
+                break;
+            }
+            all.extend_from_slice(&chunk[..bytes]);
+        }
+        all
+    }
+
+    pub fn read_exactly(&mut self, bytes: usize) -> Vec<u8> {
+        use std::io::Read as _;
+        let mut all = vec![0; bytes];
+        self.0.read_exact(&mut all).unwrap();
+        all
+    }
+
+    /// Reads one handshake message's body.
+    pub fn read_handshake(&mut self) -> Vec<u8> {
+        use purlin_net::handshake::{PROLOGUE_BYTES, Prologue};
+        let head = self.read_exactly(PROLOGUE_BYTES);
+        let prologue = Prologue::decode(&head).unwrap().unwrap();
+        self.read_exactly(prologue.body_bytes as usize)
+    }
+}
+
+/// A hello as `me` would say it on the stream channel.
+pub fn hello(me: NodeId) -> purlin_net::handshake::Hello {
+    use purlin_net::handshake::{Capabilities, Hello, Purpose, VERSION, VERSION_MIN, Window};
+    Hello {
+        versions: (VERSION_MIN, VERSION),
+        cluster: ClusterName::parse("shop").unwrap(),
+        node: me,
+        expects: None,
+        advertise: "127.0.0.1:1".parse().unwrap(),
+        capabilities: Capabilities::OURS,
+        purpose: Purpose::Channel {
+            name: purlin_net::ChannelName::parse("stream").unwrap(),
+            index: 0,
+            connection: 77,
+            last: 0,
+            window: Window {
+                frame_bytes_max: 1 << 18,
+                payload_bytes_max: 1 << 22,
+                credit_bytes: 1 << 20,
+            },
+        },
     }
 }
