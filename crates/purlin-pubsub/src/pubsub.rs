@@ -6,6 +6,7 @@ use purlin_core::{Clock, NodeId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    driver,
     error::{PublishError, SubscribeError},
     hub::{Hub, Published, Reach},
     limits::Limits,
@@ -53,10 +54,15 @@ impl PubSub {
     /// Pubsub without a network, for tests and programs of a single node. The same code later
     /// runs on a cluster.
     ///
-    /// Rates are not measured: there is no task that could.
+    /// Inside a Tokio runtime a small task measures rates and ends stalled subscriptions; outside
+    /// of one, nobody does.
     #[must_use]
     pub fn on_one_node(node: NodeId, limits: Limits, clock: Arc<dyn Clock>) -> Self {
-        Self::new(Arc::new(Hub::new(node, limits, clock)))
+        let hub = Arc::new(Hub::new(node, limits, clock));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(driver::keep(Arc::downgrade(&hub)));
+        }
+        Self::new(hub)
     }
 
     pub(crate) fn new(hub: Arc<Hub>) -> Self {

@@ -545,3 +545,19 @@ fn publishing_and_subscribing_from_many_threads_loses_nothing() {
     assert_eq!(next, [5_000; 4]);
     assert_eq!(a.stats().subscriptions, 1);
 }
+
+#[tokio::test]
+async fn a_single_node_measures_rates_and_ends_stalled_subscriptions() {
+    let a = PubSub::on_one_node(node("a"), Limits::default(), Arc::new(SystemClock::new()));
+    let stalling = Overflow::PushBack { stall_max: Duration::from_millis(500) };
+    let slow = a.subscribe_with("t", SubscribeOptions::new(stalling).messages_max(1)).unwrap();
+    a.publish("t", "1").unwrap();
+    let busy = async {
+        while a.topics(1)[0].rate == 0 || slow.closed().is_none() {
+            a.publish("t", "2").unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), busy).await.expect("measured and ended");
+    assert_eq!(slow.closed(), Some(Closed::Stalled(Duration::from_millis(500))));
+}
