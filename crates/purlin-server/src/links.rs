@@ -113,7 +113,7 @@ pub(crate) async fn collect(node: &Node) -> LinksReport {
             Some(_) | None => silent.push(member.id.name.to_string()),
         }
     }
-    for (id, answer) in node.rpc().multi_call(&peers, LINKS, &(), LINKS_WITHIN).await {
+    for (id, answer) in node.rpc().rpc().multi_call(&peers, LINKS, &(), LINKS_WITHIN).await {
         match answer {
             Ok(links) => nodes.push(report(&id.name, links)),
             Err(_no_answer) => silent.push(id.name.to_string()),
@@ -134,7 +134,7 @@ pub(crate) async fn ping(node: &Node, name: &NodeName) -> Result<PingReport, Pro
                 format!("{name} is {}, and this node keeps no connection to it", member.state);
             unreachable(StatusCode::SERVICE_UNAVAILABLE, detail)
         })?;
-        match node.rpc().call(&peer, PING, &(), PING_WITHIN).await {
+        match node.rpc().rpc().call(&peer, PING, &(), PING_WITHIN).await {
             // A node that serves no HTTP answers that it knows no such method: an answer, too.
             Ok(()) | Err(CallError::NoMethod(_)) => {}
             Err(error) => {

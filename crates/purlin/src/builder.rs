@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use purlin_cluster::{
-    Cluster, ClusterConfig, Meta,
+    Cluster, ClusterConfig, MembersRpc, Meta,
     discovery::{
         Combined, Discovery, DnsConfig, DnsName, DnsSeeds, Schedule, SeedFile, StaticSeeds,
     },
@@ -199,13 +199,14 @@ impl NodeBuilder {
         let transport = Transport::bind(transport_config, Arc::clone(&clock), rng.fork()).await?;
         let limits = ProcessLimits { processes_max: config.limits.processes_max };
         let processes = Processes::with_limits(id, Arc::clone(&clock), limits);
-        // Before anybody can connect: a peer's first frame must find its service.
+        // At once: the first frame of a peer that connects now must find its service.
         let rpc = Rpc::new(&transport);
         let pubsub = PubSub::start(&transport, local::pubsub_limits(&config))?;
         let discovery = discovery(&config, self.discovery, &clock, &mut rng)?;
         let cluster_config = cluster_config(&config, &transport, self.http_addr);
         let cluster = Cluster::start(cluster_config, transport.clone(), discovery, rng.fork())?;
         let state = state(&transport, &hlc, &clock, &mut rng, data.as_deref())?;
+        let rpc = MembersRpc::new(cluster.clone(), transport.clone(), rpc);
         let parts = Parts {
             config,
             clock,

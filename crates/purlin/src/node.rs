@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use purlin_cluster::{Cluster, DrainProgress};
+use purlin_cluster::{Cluster, DrainProgress, MembersRpc};
 use purlin_core::{Clock, Hlc, Instant, NodeId};
-use purlin_net::{Rpc, Transport};
+use purlin_net::Transport;
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
 use purlin_replica::{Flags, ReplicaSet};
@@ -53,7 +53,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) transport: Transport,
-    pub(crate) rpc: Rpc,
+    pub(crate) rpc: MembersRpc,
     pub(crate) processes: Processes,
     pub(crate) cluster: Cluster,
     pub(crate) pubsub: PubSub,
@@ -154,9 +154,9 @@ impl Node {
         &self.inner.parts.cluster
     }
 
-    /// Level 1: named calls between nodes. Guarantee: at most once; three outcomes.
+    /// Level 1: named calls between members. Guarantee: at most once; three outcomes.
     #[must_use]
-    pub fn rpc(&self) -> &Rpc {
+    pub fn rpc(&self) -> &MembersRpc {
         &self.inner.parts.rpc
     }
 
