@@ -1,1 +1,0 @@
-//! Small programs that show Purlin; `tests/` runs each.
