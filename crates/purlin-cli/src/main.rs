@@ -1,2 +1,89 @@
-//! The `purlin` binary.
-fn main() {}
+//! The `purlin` binary: the library's node ready-made, and commands that ask running nodes.
+
+mod args;
+mod cert;
+mod client;
+mod config;
+mod drain;
+mod events;
+mod exit;
+mod files;
+mod logging;
+mod members;
+mod node;
+mod output;
+mod ping;
+mod publish;
+mod sse;
+mod state;
+mod subscribe;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::{
+    args::{Cli, Command},
+    client::Client,
+    exit::{Done, Failure},
+    output::Output,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut output = Output::new(cli.global.output);
+    let done = run(&cli, &mut output).and_then(|()| output.flush());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Whatever was found out before the failure still counts.
+            drop(output.flush());
+            if let Some(text) = failure.text() {
+                output.failure(text);
+            }
+            failure.code()
+        }
+    }
+}
+
+fn run(cli: &Cli, output: &mut Output) -> Done {
+    match &cli.command {
+        Command::Node(args) => node::run(args, output),
+        Command::Config(command) => config::run(command, output),
+        Command::Cert(command) => cert::run(command, output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "purlin", &mut script);
+            output.bytes_line(&script)
+        }
+        Command::Up(args) => on_runtime(up::up(args, output)),
+        Command::Status => on_runtime(members::status(&Client::new(&cli.global)?, output)),
+        Command::Members(args) => {
+            on_runtime(members::members(&Client::new(&cli.global)?, args, output))
+        }
+        Command::Ping(args) => on_runtime(ping::ping(&Client::new(&cli.global)?, args, output)),
+        Command::Drain(args) => on_runtime(drain::drain(&Client::new(&cli.global)?, args, output)),
+        Command::Events(args) => {
+            on_runtime(events::events(&Client::new(&cli.global)?, args, output))
+        }
+        Command::Pub(args) => {
+            on_runtime(publish::publish(&Client::new(&cli.global)?, args, output))
+        }
+        Command::Sub(args) => {
+            on_runtime(subscribe::subscribe(&Client::new(&cli.global)?, args, output))
+        }
+    }
+}
+
+/// Commands wait for one thing at a time; a node has its own, larger runtime.
+fn on_runtime(work: impl Future<Output = Done>) -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::NotDone(format!("cannot start: {error}")))?;
+    let done = runtime.block_on(work);
+    // A thread may be blocked reading a terminal; it must not keep the process alive.
+    runtime.shutdown_background();
+    done
+}
