@@ -56,6 +56,19 @@ impl<'a> PayloadBuf<'a> {
         }
     }
 
+    /// Appends what `write` appends to the buffer, which holds earlier messages too: it must only
+    /// append. If it fails, the whole message is refused with
+    /// [`SendError::Encode`](crate::SendError::Encode).
+    #[inline]
+    pub fn append<E: std::fmt::Display>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) {
+        if let Err(error) = write(self.buffer) {
+            self.failed = Some(error.to_string());
+        }
+    }
+
     pub(crate) fn take_failure(&mut self) -> Option<String> {
         self.failed.take()
     }

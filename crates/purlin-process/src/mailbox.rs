@@ -45,7 +45,7 @@ pub enum Overload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MailboxLimits {
     /// How many messages may wait. More absorbs longer bursts, and adds as much latency under
-    /// overload. Sane: 16 to 100,000. Default 4,096 (guess).
+    /// overload. Sane: 16 to 100,000. Default 16,384 (guess): four nodes' windows of casts.
     pub messages_max: usize,
     /// How many bytes of messages may wait; a single larger message is accepted into an empty
     /// mailbox. Sane: 64 KiB to 1 GiB. Default 16 MiB (guess).
@@ -57,7 +57,7 @@ pub struct MailboxLimits {
 impl Default for MailboxLimits {
     fn default() -> Self {
         Self {
-            messages_max: 4_096,
+            messages_max: 16_384,
             bytes_max: 16 * 1024 * 1024,
             overload: Overload::Wait(Duration::from_secs(5)),
         }

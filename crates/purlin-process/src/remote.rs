@@ -315,7 +315,13 @@ impl Inbound {
         match postcard::take_from_bytes::<M>(payload) {
             Ok((message, [])) => {
                 let bytes = message.bytes();
-                let told = Box::new(Received { message, inbound: self });
+                let told: Box<dyn Told<S>> = match self {
+                    // Most messages by far, so kept small.
+                    Self { reply: None, deadline: None, trace: None, consumed } => {
+                        Box::new(ReceivedCast { message, consumed })
+                    }
+                    inbound => Box::new(Received { message, inbound }),
+                };
                 Ok(Envelope { body: Body::Cast(told), bytes, deadline: far() })
             }
             Ok((_, rest)) => {
@@ -341,6 +347,32 @@ impl Inbound {
             reply.answer(Answer::Failed(&error));
         }
         error
+    }
+}
+
+/// A plain cast from another node, waiting in a mailbox.
+struct ReceivedCast<M> {
+    message: M,
+    consumed: Option<Consumed>,
+}
+
+impl<S: Handle<M>, M: Message> Told<S> for ReceivedCast<M> {
+    fn handle<'a>(
+        self: Box<Self>,
+        server: &'a mut S,
+        ctx: &'a mut Context<S>,
+    ) -> Option<Handling<'a>> {
+        let Self { message, consumed } = *self;
+        drop(consumed);
+        Some(Box::pin(async move {
+            drop(server.handle(message, ctx).await);
+        }))
+    }
+
+    fn fail(self: Box<Self>, _error: CallError) {}
+
+    fn name(&self) -> &'static str {
+        M::NAME
     }
 }
 

@@ -340,9 +340,31 @@ impl Processes {
         payload: &[u8],
         inbound: Inbound,
     ) -> Result<(), CallError> {
-        let outcome = match self.admit(asked, target) {
-            Ok(process) => process.0.receive(kind, payload, inbound),
-            Err(error) => Err(inbound.refuse(error)),
+        match self.admit(asked, target) {
+            Ok(process) => self.deliver_to(process, kind, payload, inbound),
+            Err(error) => {
+                let outcome = Err(inbound.refuse(error));
+                self.count_inbound(&outcome);
+                outcome
+            }
+        }
+    }
+
+    /// As [`Processes::deliver`], to a process that was looked up before; saves the lookup.
+    ///
+    /// # Errors
+    /// As [`Processes::deliver`], but never [`CallError::Stale`].
+    pub fn deliver_to(
+        &self,
+        process: AnyProcess,
+        kind: MessageKind,
+        payload: &[u8],
+        inbound: Inbound,
+    ) -> Result<(), CallError> {
+        let outcome = if self.0.refusing_inbound.load(Ordering::Acquire) {
+            Err(inbound.refuse(CallError::Draining))
+        } else {
+            process.0.receive(kind, payload, inbound)
         };
         self.count_inbound(&outcome);
         outcome
@@ -351,7 +373,7 @@ impl Processes {
     /// Finds the target of a message from another node.
     ///
     /// # Errors
-    /// [`CallError::Stale`], [`CallError::NoProcess`] or [`CallError::Draining`].
+    /// [`CallError::Stale`] or [`CallError::NoProcess`].
     pub fn admit(&self, asked: Incarnation, target: Target<'_>) -> Result<AnyProcess, CallError> {
         let system = &self.0;
         if asked != system.node.incarnation {
@@ -361,9 +383,6 @@ impl Processes {
             };
             let asked = NodeId::new(system.node.name.clone(), asked);
             return Err(CallError::Stale { process, asked, now: system.node.clone() });
-        }
-        if system.refusing_inbound.load(Ordering::Acquire) {
-            return Err(CallError::Draining);
         }
         match target {
             Target::Id(process) => {
