@@ -12,6 +12,7 @@
 //! - [`swim`]: the failure detector, a pure state machine
 //! - [`discovery`]: where other nodes may be found; `seeding`: which of them to contact when
 //! - [`drain`]: leaving well, a pure state machine
+//! - [`remote`]: processes across nodes
 //! - `driver`, `drainer`: the loops around the two, without protocol decisions
 
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod drain;
 mod drainer;
 mod driver;
 pub mod members_rpc;
+pub mod remote;
 mod seeding;
 pub mod swim;
 pub mod view;
@@ -27,5 +29,6 @@ pub mod view;
 pub use cluster::{Cluster, ClusterConfig, StartError, Stopped, TooFewMembers, UpdateMetaError};
 pub use drain::{DrainHook, DrainProgress, Intake, Phase, Stage};
 pub use members_rpc::{MemberCallError, MembersRpc};
+pub use remote::{Remote, RemoteLimits, RemoteStats, WhereisError};
 pub use swim::{Event, Meta, MetaError, State, Why};
 pub use view::{ClusterEvent, Events, Member, Missed, Selector, View, Watch};
