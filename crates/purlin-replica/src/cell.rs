@@ -167,6 +167,11 @@ impl Cell {
         self.register.values().max()
     }
 
+    /// Every concurrent write of the register; [`Cell::register`] is the latest of them.
+    pub fn concurrent(&self) -> impl Iterator<Item = &Written> {
+        self.register.values()
+    }
+
     /// Every concurrent value.
     pub fn values(&self) -> impl Iterator<Item = &Bytes> {
         self.multi_value.values()

@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
+use purlin_check::updates::{self, Concurrent, Did};
 use purlin_core::{Hlc, Incarnation, Instant, NodeId, NodeName, Rng, WallTime};
 use purlin_replica::{
     cell::Written,
     slot::Slot,
+    store::Store,
     sync::{Input, Output, Sync, SyncConfig},
     wire::Message,
 };
@@ -34,9 +36,8 @@ struct World {
     cut: BTreeSet<(usize, usize)>,
     loss: f64,
     config: SyncConfig,
-    /// Unique keys written and never removed, with whether the writer may have died with them.
-    kept: BTreeMap<String, NodeId>,
-    removed: BTreeMap<String, NodeId>,
+    /// Everything anybody did, with what they had seen, and who did it.
+    history: Vec<(Did<String>, NodeId)>,
     lost_lives: BTreeSet<NodeId>,
     next_key: u32,
     edges: BTreeSet<(usize, usize)>,
@@ -67,8 +68,7 @@ impl World {
             cut: BTreeSet::new(),
             loss: 0.0,
             config,
-            kept: BTreeMap::new(),
-            removed: BTreeMap::new(),
+            history: Vec::new(),
             lost_lives: BTreeSet::new(),
             next_key: 0,
             edges,
@@ -148,54 +148,49 @@ impl World {
         }
     }
 
-    fn write(&mut self, n: usize, key: &str, value: Option<u8>) {
+    /// Writes to or removes `key` on the node `n`. A write's value is its number in the history.
+    fn write(&mut self, n: usize, key: &str, wrote: bool) {
         let (now, wall) = (self.now, self.wall());
         let at = self.nodes[n].hlc.now(wall).unwrap();
         let slot = Slot::new(key.to_owned()).unwrap();
+        let seen = readable(&self.nodes[n].sync, &slot);
+        let op = self.history.len() as u64;
+        let did = Did { key: key.to_owned(), wrote, seen, may_be_missing: false };
+        self.history.push((did, self.nodes[n].id.clone()));
         let mut out = Vec::new();
-        self.nodes[n]
-            .sync
-            .write(
-                now,
-                &slot,
-                |store| match value {
-                    Some(value) => {
-                        let value = vec![value; 8].into();
-                        store.put(slot.clone(), Written { at, expires: None, value }).map(Some)
-                    }
-                    None => Ok(store.remove(&slot)),
-                },
-                &mut out,
-            )
-            .unwrap();
+        let change = |store: &mut Store| {
+            if !wrote {
+                return Ok(store.remove(&slot));
+            }
+            let value = op.to_le_bytes().to_vec().into();
+            store.put(slot.clone(), Written { at, expires: None, value }).map(Some)
+        };
+        self.nodes[n].sync.write(now, &slot, change, &mut out).unwrap();
         self.carry_out(n, out);
     }
 
     fn act(&mut self) {
         let n = self.rng.below(self.nodes.len());
         match self.rng.below(10) {
-            // A key of its own, kept for good: it must be there at the end.
+            // A key of its own, kept for good.
             0..=3 => {
-                let key = format!("kept:{}", self.next_key);
                 self.next_key += 1;
-                self.write(n, &key, Some(1));
-                self.kept.insert(key, self.nodes[n].id.clone());
+                self.write(n, &format!("kept:{}", self.next_key), true);
             }
-            // A key of its own, written and removed by the same node: it must be gone.
+            // A key of its own, written and soon removed by the same node.
             4 => {
-                let key = format!("removed:{}", self.next_key);
                 self.next_key += 1;
-                self.write(n, &key, Some(2));
+                let key = format!("removed:{}", self.next_key);
+                self.write(n, &key, true);
                 let until = self.now + self.rng.jitter(Duration::from_millis(100));
                 self.run(until);
-                self.write(n, &key, None);
-                self.removed.insert(key, self.nodes[n].id.clone());
+                self.write(n, &key, false);
             }
             // Keys everybody fights over.
             _ => {
                 let key = format!("shared:{}", self.rng.below(6));
-                let value = (!self.rng.chance(0.3)).then_some(3);
-                self.write(n, &key, value);
+                let wrote = !self.rng.chance(0.3);
+                self.write(n, &key, wrote);
             }
         }
     }
@@ -254,27 +249,53 @@ impl World {
         self.loss = 0.0;
     }
 
-    fn converged(&self) -> bool {
-        let first = &self.nodes[0].sync;
-        self.nodes.iter().all(|node| {
-            node.sync.store().iter().eq(first.store().iter())
-                && node.sync.store().context() == first.store().context()
-        })
+    fn converged(&self) -> Result<(), String> {
+        let entries = |node: &Node| {
+            let entries = node.sync.store().iter().map(|(slot, cell)| (slot.clone(), cell.clone()));
+            (node.id.clone(), entries.collect::<Vec<_>>())
+        };
+        let replicas: Vec<_> = self.nodes.iter().map(entries).collect();
+        purlin_check::convergence::check(&replicas).map_err(|error| error.to_string())?;
+        let first = self.nodes[0].sync.store().context();
+        let equal = self.nodes.iter().all(|node| node.sync.store().context() == first);
+        if equal { Ok(()) } else { Err("they have seen different things".to_owned()) }
     }
 
     fn until_converged(&mut self, within: Duration, seed: u64) {
         let deadline = self.now + within;
-        while !self.converged() {
-            assert!(self.now < deadline, "seed {seed}: not equal {within:?} after the heal");
+        while let Err(difference) = self.converged() {
+            assert!(self.now < deadline, "seed {seed}: {within:?} after the heal: {difference}");
             let until = self.now + Duration::from_millis(50);
             self.run(until);
         }
     }
 
-    fn has(&self, key: &str) -> bool {
-        let slot = Slot::new(key.to_owned()).unwrap();
-        self.nodes[0].sync.store().get(&slot).is_some()
+    /// Holds the end state against everything that was done.
+    fn check_updates(&self, seed: u64) {
+        let did: Vec<Did<String>> = self
+            .history
+            .iter()
+            // A node that lost its memory may not have told anybody of what it did.
+            .map(|(did, by)| Did { may_be_missing: self.lost_lives.contains(by), ..did.clone() })
+            .collect();
+        let sync = &self.nodes[0].sync;
+        let read = sync.store().iter().map(|(slot, _)| {
+            (String::from_utf8(slot.key().to_vec()).unwrap(), readable(sync, slot))
+        });
+        if let Err(violation) = updates::check(&did, &read.collect(), Concurrent::Kept) {
+            panic!("seed {seed}: {violation}");
+        }
     }
+}
+
+/// Which writes, by their numbers, can be read under `slot`.
+fn readable(sync: &Sync, slot: &Slot) -> BTreeSet<usize> {
+    let number = |written: &Written| {
+        let bytes: [u8; 8] = written.value.as_ref().try_into().unwrap();
+        usize::try_from(u64::from_le_bytes(bytes)).unwrap()
+    };
+    let cell = sync.store().get(slot);
+    cell.into_iter().flat_map(|cell| cell.concurrent().map(number)).collect()
 }
 
 fn scenario(seed: u64) {
@@ -290,19 +311,7 @@ fn scenario(seed: u64) {
     }
     world.heal();
     world.until_converged(Duration::from_secs(120), seed);
-    for (key, writer) in &world.kept {
-        assert!(
-            world.has(key) || world.lost_lives.contains(writer),
-            "seed {seed}: {key} of {writer:?} was lost"
-        );
-    }
-    for (key, remover) in &world.removed {
-        // A remover that lost its disk before anybody heard of the removal never removed it.
-        assert!(
-            !world.has(key) || world.lost_lives.contains(remover),
-            "seed {seed}: {key} was removed by {remover:?} and came back"
-        );
-    }
+    world.check_updates(seed);
 }
 
 #[test]
