@@ -552,6 +552,10 @@ impl Peer {
         }
         transport.tell(PeerEvent::ChannelUp { peer: self.node().clone(), channel: slot.channel });
         slot.established.send_replace(true);
+        if connection.is_closed() {
+            // It ended while it was put to work, and its end was noted before its beginning.
+            slot.established.send_replace(false);
+        }
         tracing::debug!(peer = %self.node(), ?connection, "connection established");
     }
 
@@ -627,7 +631,10 @@ impl Peer {
             if is_current {
                 slot.current.store(None);
             }
+            // A message sent just now may have put a connection that is only wanted in its place;
+            // that one carries nothing yet, so the link is lost all the same.
             is_current
+                || slot.current.load().as_ref().is_none_or(|next| next.number().is_none())
         };
         let path = ReturnPath(Arc::clone(connection));
         for service in self.services().iter().flatten() {
