@@ -2,11 +2,11 @@
 
 use proc_macro2::{Ident, Literal, TokenStream};
 use quote::{format_ident, quote};
-use syn::{PathArguments, Type};
+use syn::{Path, PathArguments, Type};
 
 use crate::{
     method::{Arg, Method, Role, without_self},
-    server::{Server, call_site},
+    server::{Refused, Server, call_site},
 };
 
 pub(crate) fn expand(server: &Server) -> TokenStream {
@@ -21,6 +21,29 @@ pub(crate) fn expand(server: &Server) -> TokenStream {
         #lifecycle
         #remote
         #handle
+    }
+}
+
+/// The error, and enough of a server that its own types do not lead to more of them.
+pub(crate) fn refused(krate: &Path, refused: &Refused) -> TokenStream {
+    let (error, block) = (refused.error.to_compile_error(), &refused.block);
+    if !refused.could_be_server {
+        return error;
+    }
+    let ty = &block.self_ty;
+    quote! {
+        #error
+        #block
+        impl #krate::Server for #ty {
+            const KIND: &'static str = "";
+            type Args = ();
+            async fn init(
+                (): (),
+                _: &mut #krate::Context<Self>,
+            ) -> ::core::result::Result<Self, #krate::ExitReason> {
+                ::core::unreachable!("the block was refused")
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use proc_macro::TokenStream;
 
 /// Turns an `impl` block into a server, and writes the handle that talks to it.
 ///
-/// ```ignore
+/// ```text
 /// #[purlin::server]
 /// impl Cart {
 ///     #[init]
@@ -67,12 +67,9 @@ use proc_macro::TokenStream;
 pub fn server(options: TokenStream, block: TokenStream) -> TokenStream {
     let options = syn::parse_macro_input!(options as server::Options);
     let block = syn::parse_macro_input!(block as syn::ItemImpl);
+    let krate = options.krate.clone();
     match server::Server::read(options, block) {
         Ok(server) => expand::expand(&server).into(),
-        Err(refused) => {
-            let errors = refused.error.to_compile_error();
-            let block = refused.block;
-            quote::quote!(#errors #block).into()
-        }
+        Err(refused) => expand::refused(&krate, &refused).into(),
     }
 }

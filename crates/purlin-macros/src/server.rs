@@ -71,10 +71,13 @@ pub(crate) struct Server {
     pub(crate) visibility: Visibility,
 }
 
-/// A block that was not, still to be emitted so that the only errors are ours.
+/// A block that was not understood.
 pub(crate) struct Refused {
     pub(crate) error: Error,
     pub(crate) block: ItemImpl,
+    /// Whether at least its type could be a server's: then it is emitted all the same, so that
+    /// the only errors are ours.
+    pub(crate) could_be_server: bool,
 }
 
 /// Names the handle uses itself.
@@ -82,8 +85,12 @@ const HANDLE_METHODS: [&str; 6] = ["spawn", "spawn_with", "within", "address", "
 
 impl Server {
     pub(crate) fn read(options: Options, mut block: ItemImpl) -> Result<Self, Box<Refused>> {
+        let name = match block_name(&block) {
+            Ok(name) => name,
+            Err(error) => return Err(Box::new(Refused { error, block, could_be_server: false })),
+        };
         let mut errors = Errors(None);
-        let name = errors.note(block_name(&block));
+        let tries_init = tries_init(&block);
         let mut methods = Vec::new();
         for item in &mut block.items {
             if let ImplItem::Fn(method) = item {
@@ -91,11 +98,10 @@ impl Server {
                 methods.extend(errors.note(read).flatten());
             }
         }
-        errors.note(check_together(&block, &methods));
-        let Some(name) = name.filter(|_| errors.0.is_none()) else {
-            let error = errors.0.expect("a name is missing only with an error");
-            return Err(Box::new(Refused { error, block }));
-        };
+        errors.note(check_together(&block, &methods, tries_init));
+        if let Some(error) = errors.0 {
+            return Err(Box::new(Refused { error, block, could_be_server: true }));
+        }
         let visibility = most_visible(&methods);
         Ok(Self { options, ty: (*block.self_ty).clone(), block, name, methods, visibility })
     }
@@ -140,7 +146,7 @@ fn block_name(block: &ItemImpl) -> syn::Result<Ident> {
     }
     if !block.generics.params.is_empty() {
         let message = "a server cannot be generic: its messages need one name on the wire; \
-                       put `#[server]` on a type with the parameters filled in";
+                       put `#[server]` on a struct with the parameters filled in";
         return Err(Error::new(block.generics.span(), message));
     }
     let Type::Path(path) = &*block.self_ty else {
@@ -151,13 +157,14 @@ fn block_name(block: &ItemImpl) -> syn::Result<Ident> {
     };
     let last = path.path.segments.last().expect("a path has a segment");
     if !last.arguments.is_none() {
-        let message = "a server cannot have type parameters: name the type with an alias-free struct of its own";
+        let message = "a server cannot have type parameters: its messages need one name on the wire; \
+                       put `#[server]` on a struct of its own around the type";
         return Err(Error::new(last.arguments.span(), message));
     }
     Ok(last.ident.clone())
 }
 
-fn check_together(block: &ItemImpl, methods: &[Method]) -> syn::Result<()> {
+fn check_together(block: &ItemImpl, methods: &[Method], tries_init: bool) -> syn::Result<()> {
     let mut errors = Errors(None);
     for role in [Role::Init, Role::Info, Role::Terminate, Role::Summary] {
         let mut of_role = methods.iter().filter(|method| method.role.is(&role));
@@ -169,7 +176,7 @@ fn check_together(block: &ItemImpl, methods: &[Method]) -> syn::Result<()> {
                 second.name.span(),
                 format!("`{}` is a second `#[{word}]`; `{first}` is one already", second.name),
             )));
-        } else if first.is_none() && matches!(role, Role::Init) && !any_init(block) {
+        } else if first.is_none() && matches!(role, Role::Init) && !tries_init {
             let message = "a server needs a method marked `#[init]` that makes the state";
             errors.note::<()>(Err(Error::new(block.self_ty.span(), message)));
         }
@@ -197,7 +204,7 @@ fn check_together(block: &ItemImpl, methods: &[Method]) -> syn::Result<()> {
 }
 
 /// Whether an `#[init]` is there at all, if only a wrong one: then its own error is enough.
-fn any_init(block: &ItemImpl) -> bool {
+fn tries_init(block: &ItemImpl) -> bool {
     block.items.iter().any(|item| match item {
         ImplItem::Fn(method) => method.attrs.iter().any(|attr| attr.path().is_ident("init")),
         _ => false,

@@ -1,0 +1,11 @@
+use purlin_process::server;
+
+struct Cart;
+
+#[server(crate = "::purlin_process")]
+impl Cart {
+    #[init]
+    fn open() {}
+}
+
+fn main() {}

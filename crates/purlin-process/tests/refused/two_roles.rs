@@ -1,0 +1,17 @@
+use purlin_process::server;
+
+struct Cart;
+
+#[server(crate = "::purlin_process")]
+impl Cart {
+    #[init]
+    fn open() -> Self {
+        Self
+    }
+
+    #[call]
+    #[cast]
+    fn add(&mut self) {}
+}
+
+fn main() {}
