@@ -633,8 +633,7 @@ impl Peer {
             }
             // A message sent just now may have put a connection that is only wanted in its place;
             // that one carries nothing yet, so the link is lost all the same.
-            is_current
-                || slot.current.load().as_ref().is_none_or(|next| next.number().is_none())
+            is_current || slot.current.load().as_ref().is_none_or(|next| next.number().is_none())
         };
         let path = ReturnPath(Arc::clone(connection));
         for service in self.services().iter().flatten() {
