@@ -1,4 +1,5 @@
-//! Measures local calls and casts beside bare tokio channels, in one run.
+//! Measures local calls and casts beside bare tokio channels, and what a process costs to start and
+//! to have, in one run.
 //!
 //! `cargo run --release -p purlin-process --example local_messages [-- rounds]`
 
@@ -108,6 +109,35 @@ async fn purlin_cast(processes: Processes) -> Duration {
     took / CASTS
 }
 
+const PROCESSES: u32 = 50_000;
+
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4_096
+}
+
+/// Nanoseconds to start a process, and bytes it occupies.
+async fn purlin_spawn(processes: Processes) -> (Duration, u64) {
+    let before = resident_bytes();
+    let start = Instant::now();
+    let mut all = Vec::new();
+    for _ in 0..PROCESSES {
+        let started = processes.spawn::<Counter>((), SpawnOptions::default()).await;
+        all.push(started.expect("init succeeds"));
+    }
+    let took = start.elapsed();
+    let bytes = resident_bytes().saturating_sub(before) / u64::from(PROCESSES);
+    for process in &all {
+        process.kill();
+    }
+    while processes.live() > 0 {
+        tokio::task::yield_now().await;
+    }
+    (took / PROCESSES, bytes)
+}
+
 fn median(mut all: Vec<Duration>) -> Duration {
     all.sort();
     all[all.len() / 2]
@@ -118,6 +148,8 @@ fn median(mut all: Vec<Duration>) -> Duration {
 async fn main() {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(7);
     let processes = Processes::for_tests();
+    let (spawned, bytes) = tokio::spawn(purlin_spawn(processes.clone())).await.expect("no panic");
+    println!("spawn: {spawned:?}, {bytes} bytes each");
     let (mut calls, mut casts) = (Vec::new(), Vec::new());
     let (mut bare_calls, mut bare_casts) = (Vec::new(), Vec::new());
     for _ in 0..rounds {

@@ -20,6 +20,7 @@ use crate::{
     CallError, Callee, Context, Handle, Message, Overload, ProcessRef, Server,
     deadline::PRECISE_BELOW,
     mailbox::{Asked, Body, Envelope, Handling, Refused, far},
+    remote::current_trace,
 };
 
 /// How long a call waits unless told otherwise.
@@ -166,6 +167,7 @@ impl<'a, S: Handle<M>, M: Message> Call<'a, S, M> {
             body: Body::Call(Arc::clone(&cell) as Arc<dyn Asked<S>>),
             bytes,
             deadline: far(),
+            trace: current_trace().map(Box::new),
         };
         let precise = self.within < PRECISE_BELOW;
         match process.push(envelope, Some(self.within)) {

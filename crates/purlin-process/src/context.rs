@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, task::Poll, time::Duration};
 
-use purlin_core::{Instant, TraceContext};
+use purlin_core::{Deadline, Instant, TraceContext};
 
 use crate::{
     AnyProcess, ExitReason, MonitorId, Monitored, Pid, ProcessId, ProcessRef, Processes, Server,
@@ -24,6 +24,7 @@ pub struct Context<S: Server> {
     ready: Option<Ready>,
     /// Whether the end of `init` is not yet the end of the start.
     holds_ready: bool,
+    pub(crate) deadline: Option<Deadline>,
     pub(crate) trace: Option<TraceContext>,
 }
 
@@ -47,6 +48,7 @@ impl<S: Server> Context<S> {
             timers: Timers::default(),
             watching: BTreeMap::new(),
             stopping: None,
+            deadline: None,
             trace: None,
         }
     }
@@ -81,10 +83,20 @@ impl<S: Server> Context<S> {
         Processes::of(&self.process.core.system)
     }
 
-    /// The trace the message being handled belongs to, if it came with one from another node.
+    /// The trace the message being handled belongs to: that of its sender's task
+    /// ([`with_trace`](crate::with_trace)), here or on another node. What the callback sends goes
+    /// on with it.
     #[must_use]
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.as_ref()
+    }
+
+    /// When the caller of the call being handled stops waiting; `None` for what nobody waits for.
+    ///
+    /// Work that cannot be done by then is better refused than begun.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.deadline
     }
 
     /// Ends this process with `reason` once the current callback has returned; its reply is still

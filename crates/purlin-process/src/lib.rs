@@ -6,8 +6,56 @@
 //! answer these once, in the manner of Erlang/OTP's `gen_server` and `supervisor`: typed messages,
 //! bounded mailboxes, deadlines, links, monitors, exit reasons and supervision trees.
 //!
-//! Users write a plain `impl` block under `#[server]`; the trait form ([`Server`], [`Handle`])
-//! underneath is public and sufficient.
+//! # How to use it
+//! ```
+//! use std::collections::BTreeMap;
+//! use purlin_process::{ChildSpec, Processes, SpawnOptions, Strategy, SupervisorSpec};
+//!
+//! struct Cart {
+//!     items: BTreeMap<String, u32>,
+//! }
+//!
+//! // With the `purlin` crate it is `#[purlin::server]`, without the argument.
+//! #[purlin_process::server(crate = "::purlin_process")]
+//! impl Cart {
+//!     #[init]
+//!     fn open() -> Self {
+//!         Self { items: BTreeMap::new() }
+//!     }
+//!
+//!     /// Adds `count` of `sku` and tells how many of it there are now.
+//!     #[call]
+//!     fn add_item(&mut self, sku: String, count: u32) -> u32 {
+//!         let have = self.items.entry(sku).or_default();
+//!         *have += count;
+//!         *have
+//!     }
+//!
+//!     #[cast]
+//!     fn clear(&mut self) {
+//!         self.items.clear();
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let processes = Processes::for_tests();
+//!
+//! // A process, and the handle that talks to it, here or from another node.
+//! let cart = CartHandle::spawn(&processes).await?;
+//! assert_eq!(cart.add_item("oak-beam".to_owned(), 2).await?, 2);
+//! cart.clear().await?;
+//!
+//! // Started again when it fails, at most three times in five seconds.
+//! let child = ChildSpec::remote_server::<Cart>("cart", || ()).options(SpawnOptions::named("cart"));
+//! let shop = processes.supervise(SupervisorSpec::new(Strategy::OneForOne).child(child)).await?;
+//! let cart = CartHandle::from(processes.whereis::<Cart>("cart").ok_or("no cart")?);
+//! assert_eq!(cart.add_item("nail".to_owned(), 40).await?, 40);
+//! shop.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! The trait form ([`Server`], [`Handle`]) underneath is public and sufficient.
 //!
 //! In reading order:
 //! - [`message`]: [`Message`], [`Server`], [`Handle`], [`Info`]; [`id`]: who is who

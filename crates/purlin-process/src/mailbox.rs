@@ -23,7 +23,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use purlin_core::Instant;
+use purlin_core::{Instant, TraceContext};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{CallError, Context, ExitReason, Info, Server, deadline::Deadlines};
@@ -108,8 +108,10 @@ pub(crate) enum Body<S: Server> {
 pub struct Envelope<S: Server> {
     pub(crate) body: Body<S>,
     pub(crate) bytes: usize,
-    /// When the caller stops waiting; [`far`] for what has no caller here.
+    /// When the caller stops waiting; [`far`] for what has no caller.
     pub(crate) deadline: Instant,
+    /// The trace it belongs to; boxed, because most messages have none.
+    pub(crate) trace: Option<Box<TraceContext>>,
 }
 
 impl<S: Server> fmt::Debug for Envelope<S> {
@@ -128,7 +130,7 @@ impl<S: Server> Envelope<S> {
     }
 
     pub(crate) fn info(info: Info) -> Self {
-        Self { body: Body::Info(info), bytes: size_of::<Info>(), deadline: far() }
+        Self { body: Body::Info(info), bytes: size_of::<Info>(), deadline: far(), trace: None }
     }
 
     pub(crate) fn fail(self, error: CallError) {

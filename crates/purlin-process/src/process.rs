@@ -16,7 +16,7 @@ use std::{
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use purlin_core::Instant;
+use purlin_core::{Deadline, Instant};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     deadline::Swept,
     link::{DownToWaiter, Ties},
     mailbox::{Body, Fill, Handling, Mailbox, Next, Refused, Signal, Told, far},
-    remote::Undelivered,
+    remote::{TRACE, Undelivered, current_trace},
     system::System,
 };
 
@@ -621,7 +621,8 @@ impl<S: Handle<M>, M: Message> Told<S> for CastOf<M> {
 
 fn told<S: Handle<M>, M: Message>(message: M) -> Envelope<S> {
     let bytes = message.bytes();
-    Envelope { body: Body::Cast(Box::new(CastOf(message))), bytes, deadline: far() }
+    let trace = current_trace().map(Box::new);
+    Envelope { body: Body::Cast(Box::new(CastOf(message))), bytes, deadline: far(), trace }
 }
 
 /// Who starts a process: what it is tied to before it runs.
@@ -897,14 +898,21 @@ async fn handle<S: Server>(
     ctx: &mut Context<S>,
     envelope: Envelope<S>,
 ) {
-    let handling = match envelope.body {
+    let Envelope { body, deadline, trace, .. } = envelope;
+    ctx.deadline = (deadline != far()).then_some(Deadline { at: deadline });
+    ctx.trace = trace.as_deref().copied();
+    let handling = match body {
         Body::Call(asked) => asked.handle(server, ctx),
         Body::Cast(told) => told.handle(server, ctx),
         Body::Info(info) => inform(server, ctx, info),
     };
-    if let Some(handling) = handling {
-        settle(mailbox, handling).await;
+    match (handling, trace) {
+        (None, _) => {}
+        (Some(handling), None) => settle(mailbox, handling).await,
+        (Some(handling), Some(trace)) => TRACE.scope(*trace, settle(mailbox, handling)).await,
     }
+    ctx.deadline = None;
+    ctx.trace = None;
 }
 
 fn inform<'a, S: Server>(

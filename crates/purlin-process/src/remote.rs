@@ -26,10 +26,10 @@ use crate::{
 };
 
 tokio::task_local! {
-    static TRACE: TraceContext;
+    pub(crate) static TRACE: TraceContext;
 }
 
-/// Runs `work` as part of `trace`: calls and casts it makes to other nodes carry it on.
+/// Runs `work` as part of `trace`: calls and casts it makes carry it on, here and to other nodes.
 pub async fn with_trace<F: Future>(trace: TraceContext, work: F) -> F::Output {
     TRACE.scope(trace, work).await
 }
@@ -307,7 +307,7 @@ impl Inbound {
     ///
     /// # Errors
     /// [`DecodeError::Undecodable`], when bytes are missing, left over or wrong.
-    pub fn decode<S, M>(self, payload: &[u8]) -> Result<Envelope<S>, Undelivered>
+    pub fn decode<S, M>(mut self, payload: &[u8]) -> Result<Envelope<S>, Undelivered>
     where
         S: Handle<M>,
         M: RemoteMessage,
@@ -315,14 +315,16 @@ impl Inbound {
         match postcard::take_from_bytes::<M>(payload) {
             Ok((message, [])) => {
                 let bytes = message.bytes();
+                let (trace, deadline) = (self.trace.take().map(Box::new), self.deadline);
                 let told: Box<dyn Told<S>> = match self {
                     // Most messages by far, so kept small.
-                    Self { reply: None, deadline: None, trace: None, consumed } => {
+                    Self { reply: None, deadline: None, consumed, .. } => {
                         Box::new(ReceivedCast { message, consumed })
                     }
                     inbound => Box::new(Received { message, inbound }),
                 };
-                Ok(Envelope { body: Body::Cast(told), bytes, deadline: far() })
+                let deadline = deadline.unwrap_or_else(far);
+                Ok(Envelope { body: Body::Cast(told), bytes, deadline, trace })
             }
             Ok((_, rest)) => {
                 Err(self.undecodable(M::KIND, format!("{} bytes are left over", rest.len())))
@@ -388,7 +390,7 @@ impl<S: Handle<M>, M: RemoteMessage> Told<S> for Received<M> {
         server: &'a mut S,
         ctx: &'a mut Context<S>,
     ) -> Option<Handling<'a>> {
-        let Self { message, inbound: Inbound { reply, consumed, deadline, trace } } = *self;
+        let Self { message, inbound: Inbound { reply, consumed, deadline, .. } } = *self;
         drop(consumed);
         if deadline.is_some_and(|deadline| deadline <= ctx.now()) {
             // The caller has answered itself; its time is the sender's business.
@@ -397,15 +399,7 @@ impl<S: Handle<M>, M: RemoteMessage> Told<S> for Received<M> {
             }
             return None;
         }
-        Some(match trace {
-            None => Box::pin(answer(server, ctx, message, reply)),
-            Some(trace) => {
-                ctx.trace = Some(trace);
-                Box::pin(async move {
-                    TRACE.scope(trace, answer(server, ctx, message, reply)).await;
-                })
-            }
-        })
+        Some(Box::pin(answer(server, ctx, message, reply)))
     }
 
     fn fail(self: Box<Self>, error: CallError) {
@@ -424,7 +418,6 @@ async fn answer<S: Handle<M>, M: RemoteMessage>(
     reply: Option<ReplyTo>,
 ) {
     let value = server.handle(message, ctx).await;
-    ctx.trace = None;
     if let Some(reply) = reply {
         reply.answer(Answer::Reply(&value));
     }

@@ -10,17 +10,19 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Poll,
     time::{Duration, Instant},
 };
 
-use purlin_core::{Advice, Outcome};
+use parking_lot::Mutex;
+use purlin_core::{Advice, Deadline, Incarnation, Outcome, TraceContext};
 use purlin_process::{
-    AnyProcess, CallError, CastError, Context, ExitReason, Handle, Info, MailboxLimits, Message,
-    Metadata, MonitorId, Overload, Phase, ProcessLimits, ProcessRef, Processes, RegisterError,
-    Server, SpawnError, SpawnOptions, SummaryError,
+    Answer, AnyProcess, CallError, CastError, ConsumeRoute, Consumed, Context, Envelope,
+    ExitReason, Handle, Inbound, Info, MailboxLimits, Message, MessageKind, Metadata, MonitorId,
+    Overload, Phase, ProcessLimits, ProcessRef, Processes, RegisterError, RemoteServer, ReplyRoute,
+    ReplyTo, Server, SpawnError, SpawnOptions, SummaryError, Target, Undelivered,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -1022,4 +1024,187 @@ fn a_runtime_that_goes_away_takes_its_processes_out_of_the_count() {
         let expired = soon(puppet.call_within(Add(1), within)).await;
         assert_eq!(expired, Err(CallError::Expired(within)));
     });
+}
+
+// --- what travels with messages
+
+struct WhatTravels;
+
+impl Message for WhatTravels {
+    type Reply = (Option<TraceContext>, Option<Deadline>);
+    const NAME: &'static str = "Puppet.what_travels";
+}
+impl Handle<WhatTravels> for Puppet {
+    async fn handle(
+        &mut self,
+        _: WhatTravels,
+        ctx: &mut Context<Self>,
+    ) -> (Option<TraceContext>, Option<Deadline>) {
+        assert_eq!(purlin_process::current_trace(), ctx.trace().copied());
+        (ctx.trace().copied(), ctx.deadline())
+    }
+}
+
+#[tokio::test]
+async fn deadline_and_trace_travel_with_a_call() {
+    let processes = Processes::for_tests();
+    let (puppet, _seen) = plain(&processes).await;
+    let trace: TraceContext =
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
+    let before = processes.clock().now();
+    let within = Duration::from_secs(3);
+    let call = purlin_process::with_trace(trace, puppet.call_within(WhatTravels, within));
+    let (seen, deadline) = call.await.unwrap();
+    assert_eq!(seen, Some(trace));
+    assert!(deadline.unwrap().at >= before + within);
+    assert_eq!(puppet.call(WhatTravels).await.unwrap().0, None);
+}
+
+// --- the seam to other nodes
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Put(u32);
+
+impl Message for Put {
+    type Reply = u32;
+    const NAME: &'static str = "Puppet.put";
+}
+impl Handle<Put> for Puppet {
+    async fn handle(&mut self, put: Put, _ctx: &mut Context<Self>) -> u32 {
+        self.value += put.0;
+        self.value
+    }
+}
+impl RemoteServer for Puppet {
+    fn receive(
+        kind: MessageKind,
+        payload: &[u8],
+        inbound: Inbound,
+    ) -> Result<Envelope<Self>, Undelivered> {
+        match kind {
+            Put::KIND => inbound.decode::<Self, Put>(payload),
+            _ => Err(inbound.unknown::<Self>(kind)),
+        }
+    }
+}
+
+type Answered = Result<Vec<u8>, CallError>;
+
+/// Collects what goes back to the other node.
+#[derive(Default)]
+struct Back {
+    answers: Mutex<Vec<(u64, Answered)>>,
+    consumed: AtomicU64,
+}
+
+impl ReplyRoute for Back {
+    fn answer(&self, request: u64, answer: Answer<'_>) {
+        let answer = match answer {
+            Answer::Reply(value) => {
+                let mut bytes = Vec::new();
+                value.encode(&mut bytes).unwrap();
+                Ok(bytes)
+            }
+            Answer::Failed(error) => Err(error.clone()),
+        };
+        self.answers.lock().push((request, answer));
+    }
+}
+
+impl ConsumeRoute for Back {
+    fn consumed(&self, amount: u64) {
+        self.consumed.fetch_add(amount, Ordering::SeqCst);
+    }
+}
+
+impl Back {
+    fn call(self: &Arc<Self>, request: u64) -> Inbound {
+        let reply = ReplyTo::new(Arc::clone(self) as Arc<dyn ReplyRoute>, request);
+        Inbound { reply: Some(reply), ..self.cast() }
+    }
+
+    fn cast(self: &Arc<Self>) -> Inbound {
+        let route = Arc::clone(self) as Arc<dyn ConsumeRoute>;
+        Inbound { consumed: Some(Consumed::new(route, 1)), ..Inbound::default() }
+    }
+
+    async fn answer(&self, request: u64) -> Answered {
+        let find = || {
+            let answers = self.answers.lock();
+            answers.iter().find(|(id, _)| *id == request).map(|(_, answer)| answer.clone())
+        };
+        until("the answer is there", || find().is_some()).await;
+        find().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_comes_from_elsewhere_is_delivered_answered_once_and_given_back() {
+    let processes = Processes::for_tests();
+    let (report, _seen) = mpsc::unbounded_channel();
+    let wiring = Wiring { report, init: Init::Succeeds };
+    let options = SpawnOptions::named("far")
+        .mailbox(MailboxLimits { messages_max: 1, ..MailboxLimits::default() });
+    let puppet = processes.spawn_remote::<Puppet>(wiring, options).await.unwrap();
+    let me = processes.node().incarnation;
+    let to = Target::Id(puppet.id());
+    let back = Arc::new(Back::default());
+    let two = postcard::to_stdvec(&Put(2)).unwrap();
+
+    processes.deliver(me, to, Put::KIND, &two, back.call(1)).unwrap();
+    assert_eq!(back.answer(1).await, Ok(vec![2]));
+    processes.deliver(me, Target::Name("far"), Put::KIND, &two, back.cast()).unwrap();
+    until("both were consumed", || back.consumed.load(Ordering::SeqCst) == 2).await;
+
+    let stale = processes.deliver(Incarnation(0), to, Put::KIND, &two, back.call(2));
+    assert!(matches!(stale, Err(CallError::Stale { .. })), "{stale:?}");
+    let nobody = Target::Id(purlin_process::ProcessId(99));
+    let unknown = processes.deliver(me, nobody, Put::KIND, &two, back.call(3));
+    assert!(matches!(unknown, Err(CallError::NoProcess(_))), "{unknown:?}");
+    let kind = MessageKind::of("Puppet.never_heard");
+    let unheard = processes.deliver(me, to, kind, &two, back.call(4));
+    assert!(matches!(unheard, Err(CallError::UnknownMessage { .. })), "{unheard:?}");
+    for garbage in [&[][..], &[2, 2], &[0xff; 9]] {
+        let undecodable = processes.deliver(me, to, Put::KIND, garbage, back.call(5));
+        assert!(matches!(undecodable, Err(CallError::Undecodable { .. })), "{undecodable:?}");
+    }
+    let release = stuck(&puppet).await;
+    let late = Inbound { deadline: Some(processes.clock().now()), ..back.call(6) };
+    processes.deliver(me, to, Put::KIND, &two, late).unwrap();
+    let full = processes.deliver(me, to, Put::KIND, &two, back.call(7));
+    assert!(matches!(full, Err(CallError::Overloaded { .. })), "{full:?}");
+    processes.refuse_inbound();
+    let draining = processes.deliver(me, to, Put::KIND, &two, back.call(8));
+    assert_eq!(draining, Err(CallError::Draining));
+    for (request, error) in [(2, stale), (3, unknown), (4, unheard), (7, full), (8, draining)] {
+        assert_eq!(back.answer(request).await.map(drop), error);
+    }
+    let counts = processes.inbound_counts();
+    assert_eq!((counts.delivered, counts.stale, counts.no_process), (3, 1, 1));
+    assert_eq!((counts.unknown_message, counts.undecodable), (1, 3));
+    assert_eq!((counts.overloaded, counts.draining), (1, 1));
+
+    release.notify_one();
+    assert!(matches!(back.answer(6).await, Err(CallError::Expired(_))), "it never ran");
+    assert_eq!(puppet.call(Add(0)).await, Ok(4));
+    until("all was given back", || back.consumed.load(Ordering::SeqCst) == 11).await;
+    // Each was answered once: six refusals and what ran, three for the garbage.
+    assert_eq!(back.answers.lock().len(), 10);
+}
+
+#[tokio::test]
+async fn a_caller_elsewhere_hears_of_a_crash_and_of_an_end() {
+    let processes = Processes::for_tests();
+    let (report, _seen) = mpsc::unbounded_channel();
+    let wiring = Wiring { report, init: Init::Succeeds };
+    let puppet = processes.spawn_remote::<Puppet>(wiring, SpawnOptions::default()).await.unwrap();
+    let back = Arc::new(Back::default());
+    let me = processes.node().incarnation;
+    let payload = postcard::to_stdvec(&Put(1)).unwrap();
+    let _release = stuck(&puppet).await;
+    let to = Target::Id(puppet.id());
+    processes.deliver(me, to, Put::KIND, &payload, back.call(1)).unwrap();
+    puppet.kill();
+    let before = back.answer(1).await.unwrap_err();
+    assert_eq!(before, CallError::ExitedBefore(ExitReason::Killed));
 }
