@@ -28,7 +28,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
     },
     time::Duration,
 };
@@ -42,6 +42,8 @@ use purlin_process::{
     Address, CallError, Pid, ProcessId, Processes, RemoteRef, RemoteServer, RemoteTarget, Swept,
 };
 use tokio::sync::broadcast;
+
+use crate::drain::Intake;
 
 use self::{inbound::Route, pending::Pending, target::Target, watching::Watching};
 
@@ -160,6 +162,8 @@ pub(crate) struct Inner {
     routes: RwLock<Vec<(u64, Arc<Route>)>>,
     watching: Watching,
     counts: Counts,
+    /// Calls from elsewhere whose answer is not on its way yet.
+    unanswered: Arc<AtomicUsize>,
 }
 
 impl Remote {
@@ -185,6 +189,7 @@ impl Remote {
             routes: RwLock::new(Vec::new()),
             watching: Watching::new(limits.monitors_per_node_max),
             counts: Counts::default(),
+            unanswered: Arc::default(),
         });
         // The transport must not keep itself alive through its own service.
         transport.register(SERVICE, Arc::new(Receiver(Arc::downgrade(&inner))));
@@ -284,6 +289,24 @@ impl Remote {
         ] {
             metrics::counter!(name).absolute(value);
         }
+    }
+}
+
+/// What a drain closes and empties: messages from other nodes to processes here.
+impl Intake for Remote {
+    fn name(&self) -> &str {
+        "calls of processes"
+    }
+
+    fn refuse_new(&self) {
+        self.0.processes.refuse_inbound();
+        // A call is counted before it looks whether it is refused, so whoever counts from here on
+        // sees every call that was not refused.
+        fence(Ordering::SeqCst);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.unanswered.load(Ordering::SeqCst)
     }
 }
 

@@ -380,7 +380,10 @@ impl Peer {
         self.0.is_added.send_replace(false);
     }
 
-    pub(crate) fn is_released(&self) -> bool {
+    /// Whether it said goodbye ([`Transport::release_peer`](crate::Transport::release_peer)): what
+    /// is under way still arrives, but nothing new should be begun with it.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
         self.0.is_released.load(Ordering::Relaxed)
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use purlin_cluster::{
-    Cluster, ClusterConfig, MembersRpc, Meta,
+    Cluster, ClusterConfig, MembersRpc, Meta, Remote,
     discovery::{
         Combined, Discovery, DnsConfig, DnsName, DnsSeeds, Schedule, SeedFile, StaticSeeds,
     },
@@ -202,10 +202,12 @@ impl NodeBuilder {
         // At once: the first frame of a peer that connects now must find its service.
         let rpc = Rpc::new(&transport);
         let pubsub = PubSub::start(&transport, local::pubsub_limits(&config))?;
+        let remote = Remote::start(&transport, &processes);
         let discovery = discovery(&config, self.discovery, &clock, &mut rng)?;
         let cluster_config = cluster_config(&config, &transport, self.http_addr);
         let cluster = Cluster::start(cluster_config, transport.clone(), discovery, rng.fork())?;
         let state = state(&transport, &hlc, &clock, &mut rng, data.as_deref())?;
+        cluster.add_intake(Arc::new(remote.clone()));
         let rpc = MembersRpc::new(cluster.clone(), transport.clone(), rpc);
         let parts = Parts {
             config,
@@ -213,6 +215,7 @@ impl NodeBuilder {
             transport,
             rpc,
             processes,
+            remote,
             cluster,
             pubsub,
             hlc,

@@ -20,6 +20,7 @@
 //! |---|---|---|
 //! | 0 | [`Node::processes`], also on [`LocalNode`] | local |
 //! | 1 | [`Node::cluster`] | each side of a cut sees itself |
+//! | 1 | [`Node::remote`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
 //! | 4 | [`Node::crdt`], [`Node::ephemeral`], [`Node::flags`] | strong eventual consistency; every side stays writable |

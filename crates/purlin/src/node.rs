@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use purlin_cluster::{Cluster, DrainProgress, MembersRpc};
+use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
 use purlin_core::{Clock, Hlc, Instant, NodeId};
 use purlin_net::Transport;
 use purlin_process::Processes;
@@ -55,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) transport: Transport,
     pub(crate) rpc: MembersRpc,
     pub(crate) processes: Processes,
+    pub(crate) remote: Remote,
     pub(crate) cluster: Cluster,
     pub(crate) pubsub: PubSub,
     pub(crate) hlc: Arc<Hlc>,
@@ -158,6 +159,16 @@ impl Node {
     #[must_use]
     pub fn rpc(&self) -> &MembersRpc {
         &self.inner.parts.rpc
+    }
+
+    /// Level 1: processes of other members, as if they were here. Guarantee: at most once; three
+    /// outcomes; an earlier life of a process is told apart from none.
+    ///
+    /// [`Remote::whereis`] finds one by its name on a member; what it returns turns into the handle
+    /// that `#[purlin::server]` wrote.
+    #[must_use]
+    pub fn remote(&self) -> &Remote {
+        &self.inner.parts.remote
     }
 
     /// Level 1: publish and subscribe. Guarantee: at most once, ordered per publisher while

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,7 @@ pub(crate) struct Route {
     path: ReturnPath,
     remote: std::sync::Weak<Inner>,
     inlets: Mutex<Inlets>,
+    unanswered: Arc<AtomicUsize>,
 }
 
 /// Processes that a connection sent to lately, so that each message does not look them up anew.
@@ -74,6 +75,14 @@ impl ConsumeRoute for WindowReturn {
 
 impl ReplyRoute for Route {
     fn answer(&self, request: u64, answer: Answer<'_>) {
+        self.send_answer(request, answer);
+        // In this order: a drain goes on to look for unwritten answers when this is zero.
+        self.unanswered.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Route {
+    fn send_answer(&self, request: u64, answer: Answer<'_>) {
         let sent = match answer {
             Answer::Reply(value) => self.path.send(SERVICE, Urgency::Now, |payload| {
                 Message::Reply { request, body: &[] }.write(|part| payload.put(part));
@@ -90,9 +99,7 @@ impl ReplyRoute for Route {
             drop(self.fail(request, &Failure::ReplyUnsendable(error.to_string())));
         }
     }
-}
 
-impl Route {
     fn fail(&self, request: u64, failure: &Failure) -> Result<(), SendError> {
         self.path.send(SERVICE, Urgency::Now, |payload| {
             Message::Failure { request, failure: &[] }.write(|part| payload.put(part));
@@ -136,6 +143,8 @@ impl Inner {
         match message {
             Message::Call { request, process, kind, remaining, trace, body } => {
                 let route = self.route(frame.path());
+                // Each `ReplyTo` answers exactly once, dropped or not.
+                self.unanswered.fetch_add(1, Ordering::SeqCst);
                 let reply = ReplyTo::new(Arc::clone(&route) as Arc<dyn ReplyRoute>, request);
                 let deadline = Some(self.transport.clock().now() + remaining);
                 let inbound = Inbound { reply: Some(reply), consumed: None, deadline, trace };
@@ -240,6 +249,7 @@ impl Inner {
             path: path.clone(),
             remote: std::sync::Weak::clone(&self.me),
             inlets: Mutex::new(Inlets { tidy_at: 64, ..Inlets::default() }),
+            unanswered: Arc::clone(&self.unanswered),
         });
         // A connection that closed meanwhile is never told again.
         routes.retain(|(_, route)| !route.path.is_closed());

@@ -108,12 +108,20 @@ impl Target {
 
     fn peer(&self, remote: &Inner) -> Result<Peer, CallError> {
         let mut window = self.window.lock();
-        if let Some(peer) = &window.peer {
-            return Ok(peer.clone());
+        let peer = match &window.peer {
+            Some(peer) => peer.clone(),
+            None => {
+                let peer = remote.transport.peer(&self.pid.node);
+                let peer = peer.ok_or_else(|| remote.absent(&self.pid))?;
+                window.peer = Some(peer.clone());
+                peer
+            }
+        };
+        // Its connections stay open for what is under way. A call begun now would be refused at
+        // best, and at worst be cut off without anybody knowing whether it ran.
+        if peer.is_released() {
+            return Err(CallError::Unreachable(self.pid.node.clone()));
         }
-        let peer = remote.transport.peer(&self.pid.node);
-        let peer = peer.ok_or_else(|| remote.absent(&self.pid))?;
-        window.peer = Some(peer.clone());
         Ok(peer)
     }
 
