@@ -29,6 +29,16 @@ fn hello_cluster_greets_and_parts() {
     }
 }
 
+#[test]
+fn counter_service_counts_across_processes() {
+    let output = Command::new(env!("CARGO_BIN_EXE_counter_service")).output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
+    for line in ["40 + 2 = 42", "after a hundred more: 142", "after a reset: 0"] {
+        assert!(out.contains(line), "{line} is not in:\n{out}");
+    }
+}
+
 /// A participant of the chat: what it types and what it sees.
 struct Participant {
     child: Child,
