@@ -66,6 +66,7 @@ fn a_paused_node_is_suspected_then_down_then_back_and_nobody_else_flaps() {
         };
         (ok(1, "n2") && ok(3, "n2") && ok(2, "n1") && ok(2, "n3")).then_some(())
     });
+    note_n2(&cluster, &mut seen);
     assert!(seen.contains(&"suspect".to_owned()), "{seen:?}");
     assert!(seen.contains(&"down".to_owned()), "{seen:?}");
     assert_eq!(seen.last().map(String::as_str), Some("alive"), "{seen:?}");

@@ -239,17 +239,7 @@ impl Cluster {
 
     /// The end of every node's log, for the failure message.
     pub(crate) fn logs(&self) -> String {
-        let mut text = format!("up said:\n{}\n", self.said());
-        for node in 1..=self.nodes {
-            let log =
-                fs::read_to_string(self.dir().join(format!("n{node}/log"))).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            text.push_str(&format!(
-                "--- n{node}\n{}\n",
-                lines[lines.len().saturating_sub(30)..].join("\n")
-            ));
-        }
-        text
+        format!("up said:\n{}\n{}", self.said(), node_logs(&self.dir()))
     }
 
     /// A command pointed at `node`.
@@ -258,6 +248,18 @@ impl Cluster {
         command.args(["--node", &self.url(node)]);
         command
     }
+}
+
+/// The last lines of each log in `dir`.
+fn node_logs(dir: &Path) -> String {
+    let mut text = String::new();
+    for node in 1..=9 {
+        let Ok(log) = fs::read_to_string(dir.join(format!("n{node}/log"))) else { continue };
+        let lines: Vec<_> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(40)..].join("\n");
+        text.push_str(&format!("--- n{node}\n{last}\n"));
+    }
+    text
 }
 
 struct Launched {
@@ -279,10 +281,7 @@ impl Launched {
                 if said.contains("is taken") {
                     return false;
                 }
-                panic!(
-                    "up ended ({status}) and said:\n{said}\nfiles are in {}",
-                    self.dir.display()
-                );
+                panic!("up ended ({status}) and said:\n{said}\n{}", node_logs(&self.dir));
             }
             assert!(Instant::now() < deadline, "up is not ready; it said:\n{said}");
             thread::sleep(Duration::from_millis(20));

@@ -131,9 +131,8 @@ fn ctrl_c_drains_all_nodes() {
     let mut cluster = Cluster::start(3);
     cluster.signal_up(Signal::SIGINT);
     assert_eq!(cluster.wait_for_end(), Some(0), "{}", cluster.logs());
-    let said = cluster.said();
-    assert!(said.contains("all nodes have left"), "{said}");
-    assert!(!said.contains("without draining"), "{said}");
+    cluster.wait_until_said("all nodes have left");
+    assert!(!cluster.said().contains("without draining"), "{}", cluster.said());
     for node in 1..=3 {
         assert!(
             !cluster.dir().join(format!("n{node}/pid")).exists(),
@@ -157,7 +156,7 @@ fn a_second_ctrl_c_stops_at_once() {
     std::thread::sleep(std::time::Duration::from_millis(400));
     cluster.signal_up(Signal::SIGINT);
     assert_eq!(cluster.wait_for_end(), Some(1), "{}", cluster.said());
-    assert!(cluster.said().contains("stopped at once"), "{}", cluster.said());
+    cluster.wait_until_said("stopped at once");
     wait_until("the stopped node is gone", PATIENCE, || (!is_running(stopped)).then_some(()));
 }
 
