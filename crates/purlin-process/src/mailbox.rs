@@ -281,6 +281,7 @@ impl<S: Server> Mailbox<S> {
         within: Option<Duration>,
         deadlines: &Deadlines,
     ) -> Result<Watch, Refused<S>> {
+        let mut evicted = Vec::new();
         let mut queue = self.queue.lock();
         if queue.gate != Gate::Open {
             return Err(Refused::Closed(envelope));
@@ -293,7 +294,7 @@ impl<S: Server> Mailbox<S> {
             if self.limits.overload != Overload::DropOldest {
                 return Err(Refused::Full(envelope, fill));
             }
-            self.drop_oldest(&mut queue, envelope.bytes, fill);
+            evicted = self.drop_oldest(&mut queue, envelope.bytes, fill);
         }
         let mut watch = Watch(false);
         if let Some(within) = within {
@@ -313,6 +314,10 @@ impl<S: Server> Mailbox<S> {
         drop(queue);
         if let Some(waker) = waker {
             waker.wake();
+        }
+        // Without the lock: telling a caller on another node can lead anywhere, back here too.
+        for envelope in evicted {
+            envelope.fail(self.overloaded(fill));
         }
         Ok(watch)
     }
@@ -570,7 +575,7 @@ impl<S: Server> Mailbox<S> {
         }
     }
 
-    fn drop_oldest(&self, queue: &mut Queue<S>, bytes: usize, fill: Fill) {
+    fn drop_oldest(&self, queue: &mut Queue<S>, bytes: usize, fill: Fill) -> Vec<Envelope<S>> {
         let mut evicted = Vec::new();
         let (mut messages, mut left) = (fill.messages, fill.bytes);
         let mut batch = self.batch.lock();
@@ -601,12 +606,11 @@ impl<S: Server> Mailbox<S> {
             queue.bytes = queue.bytes.saturating_sub(envelope.bytes);
             evicted.push(envelope);
         }
-        for envelope in evicted {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            metrics::counter!("purlin_process_messages_dropped_total", "kind" => S::KIND)
-                .increment(1);
-            envelope.fail(self.overloaded(fill));
-        }
+        let dropped = evicted.len() as u64;
+        self.dropped.fetch_add(dropped, Ordering::Relaxed);
+        metrics::counter!("purlin_process_messages_dropped_total", "kind" => S::KIND)
+            .increment(dropped);
+        evicted
     }
 }
 

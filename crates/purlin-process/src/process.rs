@@ -26,7 +26,7 @@ use crate::{
     call::CALL_WITHIN,
     deadline::Swept,
     link::{DownToWaiter, Ties},
-    mailbox::{Body, Fill, Handling, Mailbox, Next, Refused, Signal, Told, far},
+    mailbox::{Body, Fill, Handling, Mailbox, Next, Refused, Signal, Told, Watch, far},
     remote::{TRACE, Undelivered, current_trace},
     system::System,
 };
@@ -222,12 +222,8 @@ pub(crate) trait Control: Send + Sync {
     fn raise(&self, signal: Signal) -> bool;
     fn push_info(&self, info: Info);
     fn send_info(self: Arc<Self>, value: Box<dyn Any + Send>) -> Result<(), CastError>;
-    fn receive(
-        self: Arc<Self>,
-        kind: MessageKind,
-        payload: &[u8],
-        inbound: Inbound,
-    ) -> Result<(), CallError>;
+    fn receive(&self, kind: MessageKind, payload: &[u8], inbound: Inbound)
+    -> Result<(), CallError>;
     fn is_open(&self) -> bool;
     fn fill(&self) -> Fill;
     fn limits(&self) -> MailboxLimits;
@@ -260,7 +256,7 @@ impl<S: Server> Control for Process<S> {
     }
 
     fn receive(
-        self: Arc<Self>,
+        &self,
         kind: MessageKind,
         payload: &[u8],
         inbound: Inbound,
@@ -274,8 +270,10 @@ impl<S: Server> Control for Process<S> {
             Err(undelivered) => return Err(undelivered.refuse()),
         };
         envelope.bytes = envelope.bytes.max(payload.len());
-        let (envelope, error) = match self.push(envelope, None) {
-            Ok(()) => return Ok(()),
+        // Without a deadline of its own here there is nothing to watch.
+        let (envelope, error) = match self.mailbox.push(envelope, None, &self.core.system.deadlines)
+        {
+            Ok(Watch(_)) => return Ok(()),
             Err(Refused::Full(envelope, fill)) => (envelope, self.overloaded(fill)),
             Err(Refused::Closed(envelope)) => {
                 (envelope, CastError::NoProcess(Callee::Id(self.core.pid.process)))

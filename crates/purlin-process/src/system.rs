@@ -341,7 +341,7 @@ impl Processes {
         inbound: Inbound,
     ) -> Result<(), CallError> {
         match self.admit(asked, target) {
-            Ok(process) => self.deliver_to(process, kind, payload, inbound),
+            Ok(process) => self.deliver_to(&process, kind, payload, inbound),
             Err(error) => {
                 let outcome = Err(inbound.refuse(error));
                 self.count_inbound(&outcome);
@@ -356,7 +356,7 @@ impl Processes {
     /// As [`Processes::deliver`], but never [`CallError::Stale`].
     pub fn deliver_to(
         &self,
-        process: AnyProcess,
+        process: &AnyProcess,
         kind: MessageKind,
         payload: &[u8],
         inbound: Inbound,

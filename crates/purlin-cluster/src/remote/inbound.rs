@@ -12,8 +12,8 @@ use std::{
 use parking_lot::Mutex;
 use purlin_net::{ChannelId, Incoming, PartitionKey, Peer, ReturnPath, SendError, Urgency};
 use purlin_process::{
-    Answer, AnyProcess, CallError, ConsumeRoute, Consumed, Inbound, Pid, ProcessId, ReplyRoute,
-    ReplySlot, ReplyTo,
+    Answer, AnyProcess, CallError, ConsumeRoute, Consumed, Inbound, MessageKind, Pid, ProcessId,
+    ReplyRoute, ReplySlot, ReplyTo, Target,
 };
 use tokio::sync::oneshot;
 
@@ -38,7 +38,6 @@ struct Inlets {
     tidy_at: usize,
 }
 
-#[derive(Clone)]
 struct Inlet {
     process: AnyProcess,
     window: Arc<WindowReturn>,
@@ -115,10 +114,17 @@ impl Route {
         );
     }
 
-    fn inlet(&self, remote: &Inner, process: ProcessId) -> Option<Inlet> {
+    /// Hands `deliver` what is known about a process that this connection sends to; `None` if there
+    /// is no such process. Under the lock of this connection, which only its own reader takes.
+    fn with_inlet<T>(
+        &self,
+        remote: &Inner,
+        process: ProcessId,
+        deliver: impl FnOnce(&Inlet) -> T,
+    ) -> Option<T> {
         let mut inlets = self.inlets.lock();
         if let Some(inlet) = inlets.by_process.get(&process) {
-            return Some(inlet.clone());
+            return Some(deliver(inlet));
         }
         let found = remote.processes.get(process)?;
         if inlets.by_process.len() >= inlets.tidy_at {
@@ -127,8 +133,7 @@ impl Route {
         }
         let window = WindowReturn { path: self.path.clone(), process, untold: AtomicU32::new(0) };
         let inlet = Inlet { process: found, window: Arc::new(window) };
-        inlets.by_process.insert(process, inlet.clone());
-        Some(inlet)
+        Some(deliver(inlets.by_process.entry(process).or_insert(inlet)))
     }
 }
 
@@ -149,22 +154,12 @@ impl Inner {
                 let deadline = Some(self.transport.clock().now() + remaining);
                 let inbound = Inbound { reply: Some(reply), consumed: None, deadline, trace };
                 // The caller is told by the route, and the refusal counted by the processes.
-                drop(match route.inlet(self, process) {
-                    Some(inlet) => self.processes.deliver_to(inlet.process, kind, body, inbound),
-                    None => self.deliver_anew(process, kind, body, inbound),
-                });
+                drop(self.deliver(&route, process, kind, body, inbound));
             }
             Message::Cast { process, kind, trace, body } => {
                 let route = self.route(frame.path());
                 let inbound = Inbound { trace, ..Inbound::default() };
-                let delivered = match route.inlet(self, process) {
-                    Some(Inlet { process, window }) => {
-                        let consumed = Some(Consumed::new(window, 1));
-                        let inbound = Inbound { consumed, ..inbound };
-                        self.processes.deliver_to(process, kind, body, inbound)
-                    }
-                    None => self.deliver_anew(process, kind, body, inbound),
-                };
+                let delivered = self.deliver(&route, process, kind, body, inbound);
                 if let Err(error) = delivered {
                     count(&self.counts.casts_refused);
                     if matches!(error, CallError::NoProcess(_)) {
@@ -205,17 +200,29 @@ impl Inner {
         }
     }
 
-    /// To a process that was not there a moment ago: refused and counted in the usual way.
-    fn deliver_anew(
+    fn deliver(
         &self,
+        route: &Route,
         process: ProcessId,
-        kind: purlin_process::MessageKind,
+        kind: MessageKind,
         body: &[u8],
         inbound: Inbound,
     ) -> Result<(), CallError> {
-        let incarnation = self.processes.node().incarnation;
-        let target = purlin_process::Target::Id(process);
-        self.processes.deliver(incarnation, target, kind, body, inbound)
+        let mut inbound = Some(inbound);
+        let mut take = || inbound.take().expect("it is delivered once");
+        let delivered = route.with_inlet(self, process, |inlet| {
+            let mut inbound = take();
+            if inbound.reply.is_none() {
+                let window = Arc::clone(&inlet.window) as Arc<dyn ConsumeRoute>;
+                inbound.consumed = Some(Consumed::new(window, 1));
+            }
+            self.processes.deliver_to(&inlet.process, kind, body, inbound)
+        });
+        delivered.unwrap_or_else(|| {
+            // Refused and counted in the usual way.
+            let incarnation = self.processes.node().incarnation;
+            self.processes.deliver(incarnation, Target::Id(process), kind, body, take())
+        })
     }
 
     fn failed(&self, request: u64, failure: &[u8]) {

@@ -122,9 +122,9 @@ impl Pending {
         }
     }
 
-    /// Frees the place of a call that nobody waits for any more.
-    pub(crate) fn forget(&self, request: u64) {
-        drop(self.take(request));
+    /// Frees the place of a call that nobody waits for any more; false if it had ended before.
+    pub(crate) fn forget(&self, request: u64) -> bool {
+        self.take(request).is_some()
     }
 
     /// Ends all calls that went out on a connection.

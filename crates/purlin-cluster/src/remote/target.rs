@@ -34,9 +34,8 @@ pub(crate) struct Target {
 
 /// Casts that were sent and not taken out of the mailbox yet, as far as we were told.
 struct Window {
-    peer: Option<Peer>,
     /// The connection they went out on; what another one carried is lost and counts no more.
-    connection: u64,
+    way: Option<(Peer, ReturnPath)>,
     outstanding: u32,
     /// Which bound was full at the last refusal; `None` for the window itself.
     full: Option<Bound>,
@@ -58,7 +57,7 @@ impl Drop for Target {
 
 impl Target {
     pub(crate) fn new(remote: Weak<Inner>, pid: Pid) -> Self {
-        let window = Window { peer: None, connection: 0, outstanding: 0, full: None };
+        let window = Window { way: None, outstanding: 0, full: None };
         Self {
             remote,
             pid,
@@ -71,7 +70,7 @@ impl Target {
     /// The other node took `count` more of our casts out of the mailbox.
     pub(crate) fn consumed(&self, connection: u64, count: u32) {
         let mut window = self.window.lock();
-        if window.connection != connection {
+        if !window.is_on(connection) {
             return;
         }
         window.outstanding = window.outstanding.saturating_sub(count);
@@ -81,8 +80,8 @@ impl Target {
 
     pub(crate) fn disconnected(&self, connection: u64) {
         let mut window = self.window.lock();
-        if window.connection == connection {
-            window.connection = 0;
+        if window.is_on(connection) {
+            window.way = None;
             window.outstanding = 0;
         }
         drop(window);
@@ -107,14 +106,26 @@ impl Target {
     }
 
     fn peer(&self, remote: &Inner) -> Result<Peer, CallError> {
+        remote.transport.peer(&self.pid.node).ok_or_else(|| remote.absent(&self.pid))
+    }
+
+    /// The connection to send on. Kept from one message to the next: finding the way anew costs
+    /// more than the message.
+    fn path(&self, remote: &Inner) -> Result<ReturnPath, CallError> {
         let mut window = self.window.lock();
-        let peer = match &window.peer {
-            Some(peer) => peer.clone(),
+        self.path_of(&mut window, remote)
+    }
+
+    fn path_of(&self, window: &mut Window, remote: &Inner) -> Result<ReturnPath, CallError> {
+        let (peer, path) = match &window.way {
+            Some((peer, path)) => (peer, path.clone()),
             None => {
-                let peer = remote.transport.peer(&self.pid.node);
-                let peer = peer.ok_or_else(|| remote.absent(&self.pid))?;
-                window.peer = Some(peer.clone());
-                peer
+                let peer = self.peer(remote)?;
+                let path = peer.path(ChannelId::RPC, self.key());
+                let path = path.map_err(|error| remote.unsent(error, &self.pid))?;
+                window.outstanding = 0;
+                let (peer, path) = window.way.insert((peer, path));
+                (&*peer, path.clone())
             }
         };
         // Its connections stay open for what is under way. A call begun now would be refused at
@@ -122,45 +133,132 @@ impl Target {
         if peer.is_released() {
             return Err(CallError::Unreachable(self.pid.node.clone()));
         }
-        Ok(peer)
+        Ok(path)
     }
 
-    fn path(&self, remote: &Inner) -> Result<ReturnPath, CallError> {
-        let path = self.peer(remote)?.path(ChannelId::RPC, self.key());
-        path.map_err(|error| self.failed(remote, error))
-    }
-
-    /// What a failed send means; the peer is looked up afresh next time, it may have been
-    /// replaced.
-    fn failed(&self, remote: &Inner, error: SendError) -> CallError {
-        if matches!(error, SendError::NotConnected { .. } | SendError::NotAPeer(_)) {
-            self.window.lock().peer = None;
-        }
-        remote.unsent(error, &self.pid)
-    }
-
-    /// Counts one more cast on `connection`; false if the window is full.
-    fn admit(&self, connection: u64, window_max: u32) -> bool {
+    /// The connection to send one more cast on, which is counted.
+    fn admit(&self, remote: &Inner) -> Result<ReturnPath, CallError> {
         let mut window = self.window.lock();
-        if window.connection != connection {
-            window.connection = connection;
-            window.outstanding = 0;
-        }
-        let has_room = window.outstanding < window_max;
-        if has_room {
-            window.outstanding += 1;
-        } else {
+        if window.outstanding >= remote.limits.window {
             window.full = None;
+            count(&remote.counts.window_full);
+            return Err(CallError::Full(self.pid.node.clone()));
         }
-        has_room
+        let path = self.path_of(&mut window, remote)?;
+        window.outstanding += 1;
+        Ok(path)
     }
 
-    fn unadmit(&self, connection: u64, full: Option<Bound>) {
+    /// A cast that was counted did not leave.
+    fn unadmit(&self, path: &ReturnPath, error: &SendError) {
         let mut window = self.window.lock();
-        window.full = full;
-        if window.connection == connection {
+        if window.is_on(path.connection()) {
             window.outstanding = window.outstanding.saturating_sub(1);
         }
+        window.full = match error {
+            SendError::Full { bound, .. } => Some(*bound),
+            _ => None,
+        };
+    }
+
+    fn call_once(
+        &self,
+        remote: &Inner,
+        message: &Outbound<'_>,
+        within: Duration,
+        slot: Arc<dyn ReplySlot>,
+    ) -> Result<u64, Unsent> {
+        let path = self.path(remote)?;
+        let now = remote.transport.clock().now();
+        let begun = remote.pending.begin(slot, path.connection(), now, within);
+        let begun = begun.ok_or_else(|| CallError::Full(self.pid.node.clone()))?;
+        if begun.watch
+            && let Some(me) = remote.me.upgrade()
+        {
+            remote.processes.watch_deadlines(me);
+        }
+        let head = Message::Call {
+            request: begun.request,
+            process: self.pid.process,
+            kind: message.kind,
+            remaining: within,
+            trace: message.trace.copied(),
+            body: &[],
+        };
+        let sent = path.send(SERVICE, Urgency::Now, |payload| {
+            head.write(|part| payload.put(part));
+            payload.append(|buffer| message.message.encode(buffer));
+        });
+        if let Err(error) = sent {
+            if !remote.pending.forget(begun.request) {
+                // The end of the connection was faster and has answered the caller; a second try
+                // would run behind its back.
+                return Ok(begun.request);
+            }
+            return Err(self.unsent(remote, &path, error));
+        }
+        count(&remote.counts.calls);
+        Ok(begun.request)
+    }
+
+    fn cast_once(&self, remote: &Inner, message: &Outbound<'_>) -> Result<(), Unsent> {
+        let path = self.admit(remote)?;
+        let head = Message::Cast {
+            process: self.pid.process,
+            kind: message.kind,
+            trace: message.trace.copied(),
+            body: &[],
+        };
+        // Without the window's lock: a send can find the connection broken, and then everybody on
+        // it is told, this target too.
+        let sent = path.send(SERVICE, Urgency::Batch, |payload| {
+            head.write(|part| payload.put(part));
+            payload.append(|buffer| message.message.encode(buffer));
+        });
+        if let Err(error) = sent {
+            self.unadmit(&path, &error);
+            return Err(self.unsent(remote, &path, error));
+        }
+        count(&remote.counts.casts);
+        Ok(())
+    }
+
+    fn unsent(&self, remote: &Inner, path: &ReturnPath, error: SendError) -> Unsent {
+        if matches!(error, SendError::NotConnected { .. }) {
+            self.disconnected(path.connection());
+            return Unsent::Ended(remote.unsent(error, &self.pid));
+        }
+        Unsent::Refused(remote.unsent(error, &self.pid))
+    }
+}
+
+/// Why nothing was sent.
+enum Unsent {
+    /// The connection kept from last time has ended; another may be had.
+    Ended(CallError),
+    Refused(CallError),
+}
+
+impl From<CallError> for Unsent {
+    fn from(error: CallError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Tries once more if only the kept connection was at fault.
+fn twice<T>(mut once: impl FnMut() -> Result<T, Unsent>) -> Result<T, CallError> {
+    let first = match once() {
+        Err(Unsent::Ended(_)) => once(),
+        settled => settled,
+    };
+    first.map_err(|unsent| match unsent {
+        Unsent::Ended(error) | Unsent::Refused(error) => error,
+    })
+}
+
+impl Window {
+    fn is_on(&self, connection: u64) -> bool {
+        self.way.as_ref().is_some_and(|(_, path)| path.connection() == connection)
     }
 }
 
@@ -176,37 +274,7 @@ impl RemoteTarget for Target {
         slot: Arc<dyn ReplySlot>,
     ) -> Result<u64, CallError> {
         let remote = self.remote()?;
-        let path = self.path(&remote)?;
-        let now = remote.transport.clock().now();
-        let begun = remote
-            .pending
-            .begin(slot, path.connection(), now, within)
-            .ok_or_else(|| CallError::Full(self.pid.node.clone()))?;
-        let request = begun.request;
-        if begun.watch
-            && let Some(remote) = remote.me.upgrade()
-        {
-            let processes = remote.processes.clone();
-            processes.watch_deadlines(remote);
-        }
-        let head = Message::Call {
-            request,
-            process: self.pid.process,
-            kind: message.kind,
-            remaining: within,
-            trace: message.trace.copied(),
-            body: &[],
-        };
-        let sent = path.send(SERVICE, Urgency::Now, |payload| {
-            head.write(|part| payload.put(part));
-            payload.append(|buffer| message.message.encode(buffer));
-        });
-        if let Err(error) = sent {
-            remote.pending.forget(request);
-            return Err(self.failed(&remote, error));
-        }
-        count(&remote.counts.calls);
-        Ok(request)
+        twice(|| self.call_once(&remote, &message, within, Arc::clone(&slot)))
     }
 
     fn cancel(&self, request: u64) {
@@ -217,36 +285,7 @@ impl RemoteTarget for Target {
 
     fn cast(&self, message: Outbound<'_>) -> Result<(), CastError> {
         let remote = self.remote().map_err(as_cast)?;
-        let path = self.path(&remote).map_err(as_cast)?;
-        let connection = path.connection();
-        if !self.admit(connection, remote.limits.window) {
-            count(&remote.counts.window_full);
-            return Err(CastError::Full(self.pid.node.clone()));
-        }
-        let head = Message::Cast {
-            process: self.pid.process,
-            kind: message.kind,
-            trace: message.trace.copied(),
-            body: &[],
-        };
-        let sent = path.send(SERVICE, Urgency::Batch, |payload| {
-            head.write(|part| payload.put(part));
-            payload.append(|buffer| message.message.encode(buffer));
-        });
-        match sent {
-            Ok(()) => {
-                count(&remote.counts.casts);
-                Ok(())
-            }
-            Err(error) => {
-                let full = match error {
-                    SendError::Full { bound, .. } => Some(bound),
-                    _ => None,
-                };
-                self.unadmit(connection, full);
-                Err(as_cast(self.failed(&remote, error)))
-            }
-        }
+        twice(|| self.cast_once(&remote, &message)).map_err(as_cast)
     }
 
     fn room(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
