@@ -102,7 +102,8 @@ fn main() -> ExitCode {
 }
 
 fn bench(cli: &Cli, progress: &Progress) -> Result<ExitCode, Failure> {
-    let cases: Vec<Case> = cases().into_iter().filter(|case| wanted(case, &cli.only)).collect();
+    let mut cases = cases();
+    cases.retain(|case| !wanted_rows(case, &cli.only).is_empty());
     if cases.is_empty() {
         return Err(Failure::Role(format!(
             "no case or row is called {}; --list names them",
@@ -117,9 +118,9 @@ fn bench(cli: &Cli, progress: &Progress) -> Result<ExitCode, Failure> {
     let workshop = Workshop::open()?;
     let (mut rows, mut unmeasured) = (Vec::new(), 0_usize);
     for case in &cases {
-        match run(case, &workshop, effort, progress) {
-            Ok(measured) => rows
-                .extend(measured.into_iter().filter(|row| row_wanted(case, row.name, &cli.only))),
+        let wanted = wanted_rows(case, &cli.only);
+        match run(case, &wanted, &workshop, effort, progress) {
+            Ok(measured) => rows.extend(measured),
             Err(failure) => {
                 unmeasured += 1;
                 progress.note(&format!("{} could not be measured: {failure}", case.name()));
@@ -144,18 +145,12 @@ fn effort(cli: &Cli) -> Effort {
     Effort { rounds: cli.rounds.map_or(rounds, usize::from), round, brief: cli.quick }
 }
 
-fn wanted(case: &Case, only: &[String]) -> bool {
-    only.is_empty() || only.iter().any(|name| case.name().contains(name.as_str())) || {
-        case.rows().iter().any(|(row, _)| only.iter().any(|name| row.contains(name.as_str())))
-    }
-}
-
-/// A case is measured as a whole; of one wanted for a row of it, only that row is shown.
-fn row_wanted(case: &Case, row: &str, only: &[String]) -> bool {
-    only.is_empty()
-        || only
-            .iter()
-            .any(|name| case.name().contains(name.as_str()) || row.contains(name.as_str()))
+/// The names of the rows of `case` that `only` asks for, by their own name or the case's.
+fn wanted_rows(case: &Case, only: &[String]) -> Vec<&'static str> {
+    let asked = |row: &str| {
+        only.is_empty() || only.iter().any(|name| case.name().contains(name) || row.contains(name))
+    };
+    case.rows().into_iter().map(|(row, _)| row).filter(|row| asked(row)).collect()
 }
 
 fn list(cases: &[Case]) -> Result<(), Failure> {
@@ -195,13 +190,22 @@ fn write_json(file: &std::path::Path, rows: &[Row]) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Case, Cli, cases};
+    use super::{Case, Cli, cases, wanted_rows};
     use clap::CommandFactory as _;
     use std::collections::BTreeSet;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rows_are_asked_for_by_their_name_or_their_case() {
+        let cases = cases();
+        let case = cases.iter().find(|case| case.name() == "local-call").unwrap();
+        assert_eq!(wanted_rows(case, &["local-call-floor".into()]), ["local-call-floor"]);
+        assert_eq!(wanted_rows(case, &["local".into()]).len(), case.rows().len());
+        assert!(wanted_rows(case, &["pubsub".into()]).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::case::{Bar, Case, Contender, Contest, Gauge};
+use crate::case::{Bar, Case, Contender, Contest, Gauge, RowSpec, Unit};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::report::Row;
@@ -21,30 +21,38 @@ pub(crate) struct Effort {
     pub(crate) brief: bool,
 }
 
-/// Measures one case.
+/// Measures the rows of one case that `wanted` names; the others' peers are not even started.
 pub(crate) fn run(
     case: &Case,
+    wanted: &[&str],
     workshop: &Workshop,
     effort: Effort,
     progress: &Progress,
 ) -> Result<Vec<Row>, Failure> {
     match case {
-        Case::Contest(contest) => run_contest(contest, workshop, effort, progress),
-        Case::Gauge(gauge) => run_gauge(gauge, workshop, effort, progress),
+        Case::Contest(contest) => run_contest(contest, wanted, workshop, effort, progress),
+        Case::Gauge(gauge) => run_gauge(gauge, wanted, workshop, effort, progress),
     }
 }
 
 fn run_contest(
     contest: &Contest,
+    wanted: &[&str],
     workshop: &Workshop,
     effort: Effort,
     progress: &Progress,
 ) -> Result<Vec<Row>, Failure> {
-    for software in contest.contenders.iter().flat_map(|contender| contender.needs) {
+    let specs: Vec<&RowSpec> =
+        contest.rows.iter().filter(|spec| wanted.contains(&spec.name)).collect();
+    let (ours, peers) = contest.contenders.split_first().expect("a contest has ours first");
+    let peers =
+        peers.iter().filter(|peer| specs.iter().any(|spec| spec.peers.contains(&peer.name)));
+    let contenders: Vec<&Contender> = std::iter::once(ours).chain(peers).collect();
+    for software in contenders.iter().flat_map(|contender| contender.needs) {
         software.find()?;
     }
     let mut entries = Vec::new();
-    for contender in contest.contenders {
+    for contender in contenders {
         progress.say(&format!("{}: starting {}", contest.name, contender.name));
         let mut rig = (contender.start)(workshop)?;
         let operations = calibrate(&mut rig, effort.round)?;
@@ -64,7 +72,7 @@ fn run_contest(
         }
     }
     entries.rotate_right(1);
-    Ok(rows_of(contest, &entries))
+    Ok(rows_of(&specs, &entries))
 }
 
 /// A contender in the middle of its contest.
@@ -75,15 +83,14 @@ struct Entry<'a> {
     times: Vec<Duration>,
 }
 
-fn rows_of(contest: &Contest, entries: &[Entry<'_>]) -> Vec<Row> {
-    let read = |entry: &Entry<'_>, unit: crate::case::Unit| {
+fn rows_of(specs: &[&RowSpec], entries: &[Entry<'_>]) -> Vec<Row> {
+    let read = |entry: &Entry<'_>, unit: Unit| {
         let readings: Vec<f64> =
             entry.times.iter().map(|&time| unit.express(entry.operations, time)).collect();
         Median::of(&readings)
     };
     let (ours, peers) = entries.split_first().expect("a contest has ours first");
-    contest
-        .rows
+    specs
         .iter()
         .map(|spec| {
             let ours_median = read(ours, spec.unit);
@@ -129,6 +136,7 @@ fn scale(operations: u64, factor: f64) -> u64 {
 
 fn run_gauge(
     gauge: &Gauge,
+    wanted: &[&str],
     workshop: &Workshop,
     effort: Effort,
     progress: &Progress,
@@ -139,6 +147,7 @@ fn run_gauge(
         .rows
         .iter()
         .zip(readings)
+        .filter(|(spec, _)| wanted.contains(&spec.name))
         .map(|(spec, readings)| {
             let median = Median::of(&readings);
             // A limit binds each node, so the worst reading counts, not the middle one.
