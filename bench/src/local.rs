@@ -1,13 +1,21 @@
 //! Messages within one node.
 
+use std::sync::Arc;
+
+use purlin_core::{Incarnation, NodeId, NodeName, SystemClock};
+use purlin_process::{CallError, ProcessRef, Processes, SpawnOptions};
+use tokio::runtime::Runtime;
+
+use crate::adder::{Add, Adder};
 use crate::case::{Bar, Case, Contender, Contest, RowSpec, Unit};
+use crate::failure::Failure;
 use crate::machine::{ERL, ERLC};
 use crate::peers::erlang;
-use crate::puppet::Role;
+use crate::puppet::{Arguments, Puppet, Role, perform, runtime};
 use crate::rig::Rig;
 
 /// What this program can be re-executed as for the local rows.
-pub(crate) const ROLES: &[(&str, Role)] = &[];
+pub(crate) const ROLES: &[(&str, Role)] = &[("local-call", call), ("local-cast", cast)];
 
 const CALLS: Unit = Unit::PerSecond("calls", 1);
 const CASTS: Unit = Unit::PerSecond("casts", 1);
@@ -22,7 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 Contender {
                     name: "ours",
                     needs: &[],
-                    start: |workshop| workshop.role("mpsc-call", &[]).map(Rig::alone),
+                    start: |workshop| workshop.role("local-call", &[]).map(Rig::alone),
                 },
                 Contender {
                     name: "mpsc+oneshot",
@@ -73,7 +81,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 Contender {
                     name: "ours",
                     needs: &[],
-                    start: |workshop| workshop.role("mpsc-cast", &[]).map(Rig::alone),
+                    start: |workshop| workshop.role("local-cast", &[]).map(Rig::alone),
                 },
                 Contender {
                     name: "mpsc",
@@ -102,4 +110,52 @@ pub(crate) fn cases() -> Vec<Case> {
             ],
         }),
     ]
+}
+
+/// A process that adds, on a node without a network.
+fn spawn_adder(runtime: &Runtime) -> Result<ProcessRef<Adder>, Failure> {
+    let name = NodeName::parse("bench").map_err(Failure::role("naming the node"))?;
+    let node = NodeId { name, incarnation: Incarnation(1) };
+    let processes = Processes::new(node, Arc::new(SystemClock::new()));
+    runtime
+        .block_on(processes.spawn::<Adder>((), SpawnOptions::default()))
+        .map_err(Failure::role("spawning a process"))
+}
+
+/// One caller, one call after the other.
+fn call(puppet: &mut Puppet, _: &Arguments) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let adder = spawn_adder(&runtime)?;
+    puppet.ready("");
+    while let Some(calls) = puppet.next_round() {
+        let adder = adder.clone();
+        let round = async move {
+            let before = adder.call(Add(0)).await?;
+            for _ in 0..calls {
+                adder.call(Add(1)).await?;
+            }
+            Ok::<_, CallError>(adder.call(Add(0)).await? - before)
+        };
+        puppet.done(perform(&runtime, round)?);
+    }
+    Ok(())
+}
+
+/// One sender; the sum is asked for at the end, so that every message has been handled.
+fn cast(puppet: &mut Puppet, _: &Arguments) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let adder = spawn_adder(&runtime)?;
+    puppet.ready("");
+    while let Some(casts) = puppet.next_round() {
+        let adder = adder.clone();
+        let round = async move {
+            let before = adder.call(Add(0)).await?;
+            for _ in 0..casts {
+                adder.cast(Add(1)).await?;
+            }
+            Ok::<_, CallError>(adder.call(Add(0)).await? - before)
+        };
+        puppet.done(perform(&runtime, round)?);
+    }
+    Ok(())
 }

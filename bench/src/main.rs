@@ -6,6 +6,7 @@
 //! [`idle`]) have the rows, [`run`] measures them, [`rig`] drives the processes, [`peers`] has the
 //! other side. `docs/benchmarks.md` says what each row means and how it is kept fair.
 
+mod adder;
 mod case;
 mod failure;
 mod idle;

@@ -1,5 +1,6 @@
 //! The other end of the line protocol: a process of this program that does rounds on request.
 
+use std::fmt;
 use std::io::{BufRead as _, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -85,4 +86,16 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::os("starting the runtime"))
+}
+
+/// Runs one round as a task of the runtime and waits for its count.
+pub(crate) fn perform<E: fmt::Display + Send + 'static>(
+    runtime: &Runtime,
+    round: impl Future<Output = Result<u64, E>> + Send + 'static,
+) -> Result<u64, Failure> {
+    let round = runtime.spawn(round);
+    runtime
+        .block_on(round)
+        .map_err(Failure::role("running a round"))?
+        .map_err(Failure::role("working"))
 }

@@ -1,0 +1,84 @@
+//! Our contender for calls and casts: one server, used on one node and across two.
+//!
+//! Written in the trait form, which is what `#[purlin::server]` expands to.
+
+use purlin_process::{
+    Context, Envelope, ExitReason, Handle, Inbound, Message, MessageKind, RemoteServer, Server,
+    Undelivered,
+};
+use serde::{Deserialize, Serialize};
+
+/// Adds what it is sent, and counts what it is only shown.
+#[derive(Debug)]
+pub(crate) struct Adder(u64);
+
+/// Adds, and answers the new sum.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Add(pub(crate) u64);
+
+/// 16 bytes that come back; counts as one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Echo(pub(crate) [u8; 16]);
+
+/// 16 bytes that are counted as one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Count(pub(crate) [u8; 16]);
+
+impl Message for Add {
+    type Reply = u64;
+    const NAME: &'static str = "Adder.add";
+}
+
+impl Message for Echo {
+    type Reply = [u8; 16];
+    const NAME: &'static str = "Adder.echo";
+}
+
+impl Message for Count {
+    type Reply = ();
+    const NAME: &'static str = "Adder.count";
+}
+
+impl Server for Adder {
+    const KIND: &'static str = "Adder";
+    type Args = ();
+
+    async fn init((): (), _: &mut Context<Self>) -> Result<Self, ExitReason> {
+        Ok(Self(0))
+    }
+}
+
+impl Handle<Add> for Adder {
+    async fn handle(&mut self, Add(amount): Add, _: &mut Context<Self>) -> u64 {
+        self.0 += amount;
+        self.0
+    }
+}
+
+impl Handle<Echo> for Adder {
+    async fn handle(&mut self, Echo(payload): Echo, _: &mut Context<Self>) -> [u8; 16] {
+        self.0 += 1;
+        payload
+    }
+}
+
+impl Handle<Count> for Adder {
+    async fn handle(&mut self, Count(payload): Count, _: &mut Context<Self>) {
+        self.0 += u64::from(!payload.is_empty());
+    }
+}
+
+impl RemoteServer for Adder {
+    fn receive(
+        kind: MessageKind,
+        payload: &[u8],
+        inbound: Inbound,
+    ) -> Result<Envelope<Self>, Undelivered> {
+        match kind {
+            Add::KIND => inbound.decode::<Self, Add>(payload),
+            Echo::KIND => inbound.decode::<Self, Echo>(payload),
+            Count::KIND => inbound.decode::<Self, Count>(payload),
+            _ => Err(inbound.unknown::<Self>(kind)),
+        }
+    }
+}
