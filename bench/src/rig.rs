@@ -22,6 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
+use crate::machine::processor_seconds;
 
 /// How long a process may take to say `ready`, connecting and compiling included.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -67,6 +68,16 @@ impl Rig {
     pub(crate) fn daemon(mut self, daemon: Daemon) -> Self {
         self.daemons.push(daemon);
         self
+    }
+
+    /// Processor time of all its processes so far, in seconds.
+    pub(crate) fn processor_seconds(&self) -> Result<f64, Failure> {
+        let spoken = self.receivers.iter().chain(&self.driver).map(|(process, _)| process);
+        let children = spoken.chain(&self.passive).map(|process| &process.child);
+        children
+            .chain(self.daemons.iter().map(|daemon| &daemon.child))
+            .map(|child| processor_seconds(child.id()))
+            .sum()
     }
 
     /// Does `operations` and returns what it took.

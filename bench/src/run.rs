@@ -57,7 +57,8 @@ fn run_contest(
         let mut rig = (contender.start)(workshop)?;
         let operations = calibrate(&mut rig, effort.round)?;
         progress.say(&format!("{}: {} does {operations} in a round", contest.name, contender.name));
-        entries.push(Entry { contender, rig, operations, times: Vec::new() });
+        let warmed_up = rig.processor_seconds()?;
+        entries.push(Entry { contender, rig, operations, warmed_up, times: Vec::new() });
     }
     // Ours is first in the list; the peers of a round come before it.
     entries.rotate_left(1);
@@ -72,6 +73,9 @@ fn run_contest(
         }
     }
     entries.rotate_right(1);
+    for entry in &entries {
+        progress.note(&format!("{}: {}", contest.name, entry.account()?));
+    }
     Ok(rows_of(&specs, &entries))
 }
 
@@ -80,7 +84,24 @@ struct Entry<'a> {
     contender: &'a Contender,
     rig: Rig,
     operations: u64,
+    /// Processor time of its processes before the first round.
+    warmed_up: f64,
     times: Vec<Duration>,
+}
+
+impl Entry<'_> {
+    /// One line for people who look for the reason of a ratio: waiting or working?
+    fn account(&self) -> Result<String, Failure> {
+        let operations = (self.operations * self.times.len() as u64) as f64;
+        let wall: Duration = self.times.iter().sum();
+        let worked = self.rig.processor_seconds()? - self.warmed_up;
+        Ok(format!(
+            "{}: {:.3} us an operation, {:.3} us of processor time in all its processes",
+            self.contender.name,
+            wall.as_secs_f64() / operations * 1e6,
+            worked / operations * 1e6,
+        ))
+    }
 }
 
 fn rows_of(specs: &[&RowSpec], entries: &[Entry<'_>]) -> Vec<Row> {

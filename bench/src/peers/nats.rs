@@ -42,11 +42,8 @@ pub(crate) fn start(
     let port = free_port()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let config = workshop.scratch().join(format!("nats-{port}.conf"));
-    fs::write(
-        &config,
-        format!("listen: \"{address}\"\nwrite_deadline: \"60s\"\n"),
-    )
-    .map_err(Failure::os("writing the configuration of nats-server"))?;
+    fs::write(&config, format!("listen: \"{address}\"\nwrite_deadline: \"60s\"\n"))
+        .map_err(Failure::os("writing the configuration of nats-server"))?;
     let mut command = Command::new(NATS_SERVER.find()?);
     command.arg("-c").arg(&config);
     let mut rig = Rig::default().daemon(Daemon::start("nats-server", command)?);
