@@ -12,6 +12,7 @@ mod failure;
 mod idle;
 mod local;
 mod machine;
+mod nodes;
 mod peers;
 mod progress;
 mod pubsub;

@@ -71,6 +71,11 @@ impl Arguments {
             .ok_or_else(|| Failure::Role(format!("argument {place} is missing")))
     }
 
+    /// All arguments from `place` on.
+    pub(crate) fn rest(&self, place: usize) -> &[String] {
+        self.0.get(place..).unwrap_or_default()
+    }
+
     pub(crate) fn number(&self, place: usize) -> Result<u64, Failure> {
         self.text(place)?.parse().map_err(Failure::role("reading a number"))
     }

@@ -36,6 +36,15 @@ impl Workshop {
         self.scratch.path()
     }
 
+    /// A new, empty directory for a contender, as text.
+    pub(crate) fn new_folder(&self, purpose: &str) -> Result<String, Failure> {
+        let folder = tempfile::Builder::new()
+            .prefix(purpose)
+            .tempdir_in(self.scratch())
+            .map_err(Failure::os("making a directory"))?;
+        Ok(folder.keep().display().to_string())
+    }
+
     /// Starts this program again in a hidden role.
     pub(crate) fn role(&self, role: &str, arguments: &[&str]) -> Result<Process, Failure> {
         let mut command = Command::new(&self.exe);
