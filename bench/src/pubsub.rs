@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use purlin::Node;
 use purlin_pubsub::{Delivery, Overflow, SubscribeOptions, Subscription};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -10,8 +11,9 @@ use tokio::sync::mpsc;
 use crate::case::{Bar, Case, Contender, Contest, RowSpec, Unit};
 use crate::failure::Failure;
 use crate::machine::{ERL, ERLC, NATS_SERVER};
-use crate::nodes::{self, Node};
-use crate::peers::{erlang, nats};
+use crate::nodes;
+use crate::peers::erlang::{self, Broadcast};
+use crate::peers::nats;
 use crate::puppet::{Arguments, Puppet, Role, perform, runtime};
 use crate::rig::Rig;
 use crate::workshop::Workshop;
@@ -84,15 +86,32 @@ pub(crate) fn cases() -> Vec<Case> {
                 Contender {
                     name: "Erlang pg",
                     needs: &[ERL, ERLC],
-                    start: |workshop| erlang::broadcast(workshop, 1_000, PAYLOAD),
+                    start: |workshop| {
+                        erlang::broadcast(workshop, Broadcast::Members, 1_000, PAYLOAD)
+                    },
+                },
+                Contender {
+                    name: "Erlang pg, relays",
+                    needs: &[ERL, ERLC],
+                    start: |workshop| {
+                        erlang::broadcast(workshop, Broadcast::Relays, 1_000, PAYLOAD)
+                    },
                 },
             ],
-            rows: &[RowSpec {
-                name: "pubsub-1000-pg",
-                unit: Unit::PerSecond("deliveries", 3_000),
-                peers: &["Erlang pg"],
-                bar: Bar::AtLeast(5.0),
-            }],
+            rows: &[
+                RowSpec {
+                    name: "pubsub-1000-pg",
+                    unit: Unit::PerSecond("deliveries", 3_000),
+                    peers: &["Erlang pg"],
+                    bar: Bar::AtLeast(5.0),
+                },
+                RowSpec {
+                    name: "pubsub-1000-relays",
+                    unit: Unit::PerSecond("deliveries", 3_000),
+                    peers: &["Erlang pg, relays"],
+                    bar: Bar::AtLeast(3.0),
+                },
+            ],
         }),
     ]
 }

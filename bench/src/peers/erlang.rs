@@ -129,17 +129,34 @@ fn remote(workshop: &Workshop, function: &str, arguments: &[&str]) -> Result<Rig
     Ok(Rig::alone(client).passive(server))
 }
 
+/// How a message gets to the members of a `pg` group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Broadcast {
+    /// One message to each member, wherever it is: what `pg` itself offers.
+    Members,
+    /// One message to a relay on each node, which sends it to the members there: what
+    /// Phoenix.PubSub does on top of `pg`.
+    Relays,
+}
+
 /// A `pg` group with `members` on each of three nodes, and one sender on the first.
-pub(crate) fn broadcast(workshop: &Workshop, members: u64, payload: usize) -> Result<Rig, Failure> {
+pub(crate) fn broadcast(
+    workshop: &Workshop,
+    how: Broadcast,
+    members: u64,
+    payload: usize,
+) -> Result<Rig, Failure> {
     let erlang = workshop.erlang()?;
+    let how = match how {
+        Broadcast::Members => "members",
+        Broadcast::Relays => "relays",
+    };
     let (per_node, payload) = (members.to_string(), payload.to_string());
-    let second = erlang.node("broadcast_2", "bench_broadcast", "listen", &[&per_node])?;
-    let third = erlang.node("broadcast_3", "bench_broadcast", "listen", &[&per_node])?;
-    let sender = erlang.node(
-        "broadcast_1",
-        "bench_broadcast",
-        "send",
-        &[&per_node, &payload, &second.ready, &third.ready],
-    )?;
+    let listener = |number: u8| {
+        erlang.node(&format!("{how}_{number}"), "bench_broadcast", "listen", &[&per_node])
+    };
+    let (second, third) = (listener(2)?, listener(3)?);
+    let arguments = [how, &per_node, &payload, &second.ready, &third.ready];
+    let sender = erlang.node(&format!("{how}_1"), "bench_broadcast", "send", &arguments)?;
     Ok(Rig::default().receiver(second, members).receiver(third, members).driver(sender, members))
 }

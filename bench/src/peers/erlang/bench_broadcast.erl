@@ -3,6 +3,7 @@
 -export([listen/1, send/1]).
 
 -define(GROUP, audience).
+-define(RELAYS, relays).
 
 %% A node with members only.
 listen([Members]) ->
@@ -14,16 +15,19 @@ listen([Members]) ->
         heard(Listeners)
     end).
 
-%% The node that sends; it has members too.
-send([Members, Size | Nodes]) ->
+%% The node that sends; it has members too. How: "members" sends to each member wherever it is,
+%% "relays" sends once to each node, where a relay sends to the members there.
+send([How, Members, Size | Nodes]) ->
     Listeners = start_listeners(list_to_integer(Members)),
     [pong = net_adm:ping(list_to_atom(Node)) || Node <- Nodes],
-    wait_for_members(list_to_integer(Members) * (1 + length(Nodes))),
+    wait_for_members(?GROUP, list_to_integer(Members) * (1 + length(Nodes))),
+    wait_for_members(?RELAYS, 1 + length(Nodes)),
+    Group = case How of "members" -> ?GROUP; "relays" -> ?RELAYS end,
     Payload = binary:copy(<<"x">>, list_to_integer(Size)),
     bench_puppet:ready(""),
     bench_puppet:rounds(fun(Broadcasts) ->
         expect(Listeners, Broadcasts),
-        broadcast(Payload, Broadcasts),
+        broadcast(Group, {said, Payload}, Broadcasts),
         heard(Listeners)
     end).
 
@@ -31,18 +35,26 @@ start_listeners(Members) ->
     {ok, _} = pg:start(pg),
     Listeners = [spawn(fun() -> listener() end) || _ <- lists:seq(1, Members)],
     ok = pg:join(?GROUP, Listeners),
+    ok = pg:join(?RELAYS, spawn(fun() -> relay() end)),
     Listeners.
 
-wait_for_members(Wanted) ->
-    case length(pg:get_members(?GROUP)) of
+wait_for_members(Group, Wanted) ->
+    case length(pg:get_members(Group)) of
         Wanted -> ok;
-        _ -> timer:sleep(10), wait_for_members(Wanted)
+        _ -> timer:sleep(10), wait_for_members(Group, Wanted)
     end.
 
-broadcast(_Payload, 0) -> ok;
-broadcast(Payload, N) ->
-    [Member ! {said, Payload} || Member <- pg:get_members(?GROUP)],
-    broadcast(Payload, N - 1).
+broadcast(_Group, _Message, 0) -> ok;
+broadcast(Group, Message, N) ->
+    [Member ! Message || Member <- pg:get_members(Group)],
+    broadcast(Group, Message, N - 1).
+
+relay() ->
+    receive
+        {said, _} = Message ->
+            [Member ! Message || Member <- pg:get_local_members(?GROUP)],
+            relay()
+    end.
 
 expect(Listeners, Broadcasts) ->
     [Listener ! {expect, self(), Broadcasts} || Listener <- Listeners],
