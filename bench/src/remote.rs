@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use purlin::{Node, NodeName};
+use purlin::Node;
+use purlin_cluster::Remote;
+use purlin_core::NodeName;
 use purlin_process::{Address, CallError, SpawnOptions};
 
 use crate::adder::{Add, Adder, Count, Echo};
@@ -145,21 +147,24 @@ fn server(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     runtime
         .block_on(node.processes().spawn_remote::<Adder>((), SpawnOptions::named(NAME)))
         .map_err(Failure::role("spawning a process"))?;
+    let _guard = runtime.enter();
+    let _remote = Remote::start(node.transport(), node.processes());
     puppet.ready(&node.cluster_addr().to_string());
     while puppet.next_round().is_some() {}
     Ok(())
 }
 
 /// Finds the process on the other node.
-async fn find(node: &Node) -> Result<Address<Adder>, Failure> {
+async fn find(node: &Node) -> Result<(Remote, Address<Adder>), Failure> {
     let within = Duration::from_secs(10);
     node.cluster().wait_for_members(2, within).await.map_err(Failure::role("joining"))?;
     let server = NodeName::parse(SERVER).map_err(Failure::role("naming a node"))?;
-    node.remote()
-        .whereis(&server, NAME, within)
-        .await
+    let remote = Remote::start(node.transport(), node.processes());
+    let found = remote.whereis(&server, NAME, within).await;
+    let adder = found
         .map_err(Failure::role("looking the process up"))?
-        .ok_or_else(|| Failure::Role(format!("{SERVER} has no process called {NAME}")))
+        .ok_or_else(|| Failure::Role(format!("{SERVER} has no process called {NAME}")))?;
+    Ok((remote, adder))
 }
 
 /// The node whose tasks call.
@@ -167,7 +172,7 @@ fn caller(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     let runtime = runtime()?;
     let node = runtime.block_on(nodes::start(arguments.text(0)?, "caller", arguments.rest(2)))?;
     let callers = arguments.number(1)?;
-    let adder = runtime.block_on(find(&node))?;
+    let (_remote, adder) = runtime.block_on(find(&node))?;
     puppet.ready("");
     while let Some(calls) = puppet.next_round() {
         let adder = adder.clone();
@@ -203,7 +208,7 @@ async fn echo(adder: Address<Adder>, calls: u64) -> Result<(), CallError> {
 fn caster(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     let runtime = runtime()?;
     let node = runtime.block_on(nodes::start(arguments.text(0)?, "caster", arguments.rest(1)))?;
-    let adder = runtime.block_on(find(&node))?;
+    let (_remote, adder) = runtime.block_on(find(&node))?;
     puppet.ready("");
     while let Some(casts) = puppet.next_round() {
         let adder = adder.clone();
