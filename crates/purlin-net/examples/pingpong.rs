@@ -224,7 +224,7 @@ async fn callers_rate(
             let (rpc, peer) = (rpc.clone(), peer.clone());
             tokio::spawn(async move {
                 let mut count = 0_u64;
-                while count % 64 != 0 || clock.now() - begin < lasts {
+                while !count.is_multiple_of(64) || clock.now() - begin < lasts {
                     let echoed = rpc.call(&peer, ECHO, &caller, Duration::from_secs(5)).await?;
                     assert_eq!(echoed, caller, "a reply for somebody else");
                     count += 1;
