@@ -375,11 +375,11 @@ impl Connection {
         self.outbox.lock().has_pending()
     }
 
-    pub(crate) fn uncork(&self) {
+    pub(crate) fn uncork(&self, messages: usize) {
         if self.is_delivering.swap(false, Ordering::Relaxed) && !self.around.faults.is_active() {
             self.heard();
         }
-        let step = self.outbox.lock().uncork();
+        let step = self.outbox.lock().uncork(messages);
         self.follow(step);
     }
 

@@ -89,6 +89,9 @@ pub(crate) struct Outbox {
     unconsumed_bytes: u64,
     writer: Writer,
     corked: bool,
+    /// The last batch received held several messages: more senders than one are at work, and the
+    /// first of them should not write alone.
+    is_busy: bool,
     closed: Option<Cause>,
     sent: Sent,
 }
@@ -102,6 +105,7 @@ impl Outbox {
             unconsumed_bytes: 0,
             writer: Writer::Detached,
             corked: false,
+            is_busy: false,
             closed: None,
             sent: Sent::default(),
         }
@@ -216,7 +220,9 @@ impl Outbox {
         let worth_it = self.pending.len() >= WRITE_NOW_BYTES;
         match self.writer {
             Writer::Detached | Writer::Active | Writer::Blocked => Step::Done,
-            Writer::Idle if worth_it || (urgency == Urgency::Now && !self.corked) => {
+            Writer::Idle
+                if worth_it || (urgency == Urgency::Now && !self.corked && !self.is_busy) =>
+            {
                 self.writer = Writer::Active;
                 Step::Write
             }
@@ -237,9 +243,10 @@ impl Outbox {
         self.corked = true;
     }
 
-    /// The reader is done. Whether it has to write.
-    pub(crate) fn uncork(&mut self) -> Step {
+    /// The reader is done with a batch of `messages`. Whether it has to write.
+    pub(crate) fn uncork(&mut self, messages: usize) -> Step {
         self.corked = false;
+        self.is_busy = messages > 1;
         if self.writer == Writer::Idle && !self.pending.is_empty() {
             self.writer = Writer::Active;
             return Step::Write;

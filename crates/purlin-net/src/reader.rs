@@ -110,7 +110,7 @@ impl Reader {
             // Whoever was woken by this batch will likely send: one write for all of them.
             tokio::task::yield_now().await;
         }
-        self.connection.uncork();
+        self.connection.uncork(count);
     }
 
     /// Tells the services that got something that their batch is complete.

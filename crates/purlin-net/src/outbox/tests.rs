@@ -67,10 +67,24 @@ fn a_corked_connection_writes_once_at_the_end_of_the_batch() {
     outbox.cork();
     assert_eq!(send(&mut outbox, 10, Urgency::Now), Ok(Step::Done));
     assert_eq!(send(&mut outbox, 10, Urgency::Batch), Ok(Step::Done));
-    assert_eq!(outbox.uncork(), Step::Write);
+    assert_eq!(outbox.uncork(2), Step::Write);
     assert_eq!(drain(&mut outbox).len(), 2 * (HEADER_BYTES + 10));
     outbox.cork();
-    assert_eq!(outbox.uncork(), Step::Done);
+    assert_eq!(outbox.uncork(2), Step::Done);
+}
+
+#[test]
+fn after_a_batch_of_several_an_awaited_message_gathers_with_others() {
+    let mut outbox = attached();
+    outbox.cork();
+    outbox.uncork(2);
+    assert_eq!(send(&mut outbox, 10, Urgency::Now), Ok(Step::Wake));
+    assert_eq!(send(&mut outbox, 10, Urgency::Now), Ok(Step::Done));
+    assert!(outbox.begin_turn());
+    drain(&mut outbox);
+    outbox.cork();
+    outbox.uncork(1);
+    assert_eq!(send(&mut outbox, 10, Urgency::Now), Ok(Step::Write), "alone again");
 }
 
 #[test]
