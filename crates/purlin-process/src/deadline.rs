@@ -1,7 +1,8 @@
 //! Deadlines of calls without a timer per call.
 //!
-//! Every call has a deadline, and nearly none is ever reached. Registering each with a timer
-//! costs a third of a local call. Instead, the mailboxes that hold calls are visited every
+//! Every call has a deadline, and nearly none is ever reached. Registering each with the runtime's
+//! timer and taking it out again would be a good part of what a local call costs. Instead, the
+//! mailboxes that hold calls are visited every
 //! [`TICK`]; each knows a lower bound of its deadlines, so a visit is one comparison until one is
 //! due. Nobody is visited while nothing is called, and then the sweeper sleeps.
 
