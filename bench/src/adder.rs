@@ -53,6 +53,11 @@ impl Handle<Add> for Adder {
         self.0 += amount;
         self.0
     }
+
+    fn handle_now(&mut self, Add(amount): Add, _: &mut Context<Self>) -> Result<u64, Add> {
+        self.0 += amount;
+        Ok(self.0)
+    }
 }
 
 impl Handle<Echo> for Adder {
@@ -60,11 +65,21 @@ impl Handle<Echo> for Adder {
         self.0 += 1;
         payload
     }
+
+    fn handle_now(&mut self, Echo(payload): Echo, _: &mut Context<Self>) -> Result<[u8; 16], Echo> {
+        self.0 += 1;
+        Ok(payload)
+    }
 }
 
 impl Handle<Count> for Adder {
     async fn handle(&mut self, Count(payload): Count, _: &mut Context<Self>) {
         self.0 += u64::from(!payload.is_empty());
+    }
+
+    fn handle_now(&mut self, Count(payload): Count, _: &mut Context<Self>) -> Result<(), Count> {
+        self.0 += u64::from(!payload.is_empty());
+        Ok(())
     }
 }
 

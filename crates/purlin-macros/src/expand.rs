@@ -88,6 +88,20 @@ fn message(server: &Server, method: &Method) -> TokenStream {
         }
     });
     let handled = invoke(server, method, &TokenStream::new());
+    let now = (!method.is_async).then(|| {
+        quote! {
+            #[allow(clippy::unit_arg, reason = "written for any method")]
+            fn handle_now(
+                &mut self,
+                __message: #name,
+                __ctx: &mut #krate::Context<Self>,
+            ) -> ::core::result::Result<#reply, #name> {
+                let _ = &__ctx;
+                let #name { #(#names),* } = __message;
+                ::core::result::Result::Ok(#handled)
+            }
+        }
+    });
     let debug_name = Literal::string(&name.to_string());
     quote! {
         #(#cfgs)*
@@ -139,6 +153,8 @@ fn message(server: &Server, method: &Method) -> TokenStream {
                 let #name { #(#names),* } = __message;
                 #handled
             }
+
+            #now
         }
     }
 }

@@ -89,7 +89,13 @@ impl<S: Handle<M>, M: Message> Asked<S> for Cell<M> {
         server: &'a mut S,
         ctx: &'a mut Context<S>,
     ) -> Option<Handling<'a>> {
-        let message = self.start()?;
+        let message = match server.handle_now(self.start()?, ctx) {
+            Ok(reply) => {
+                self.answer(Ok(reply));
+                return None;
+            }
+            Err(message) => message,
+        };
         Some(Box::pin(async move {
             let reply = server.handle(message, ctx).await;
             self.answer(Ok(reply));

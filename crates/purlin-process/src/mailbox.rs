@@ -69,7 +69,7 @@ pub(crate) type Handling<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// A call that waits in a mailbox or is being handled.
 pub(crate) trait Asked<S: Server>: Send + Sync {
-    /// Takes the message out and handles it; `None` when the caller has gone.
+    /// Takes the message out and handles it; `None` when that is done, or the caller has gone.
     fn handle<'a>(
         self: Arc<Self>,
         server: &'a mut S,
@@ -86,7 +86,7 @@ pub(crate) trait Asked<S: Server>: Send + Sync {
 
 /// A message nobody of this node waits for.
 pub(crate) trait Told<S: Server>: Send {
-    /// Handles it.
+    /// Handles it; `None` when that is done.
     fn handle<'a>(
         self: Box<Self>,
         server: &'a mut S,

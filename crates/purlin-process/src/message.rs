@@ -158,6 +158,19 @@ pub trait Handle<M: Message>: Server {
         message: M,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = M::Reply> + Send;
+
+    /// Handles one message without a future, or gives it back to be handled with one.
+    ///
+    /// For handlers that never wait: a future has to be put somewhere, and that allocation is a
+    /// good part of what a message costs. `#[server]` writes this for methods that are not
+    /// `async`. The default gives the message back.
+    ///
+    /// # Errors
+    /// The message itself, untouched: [`Handle::handle`] gets it next.
+    fn handle_now(&mut self, message: M, ctx: &mut Context<Self>) -> Result<M::Reply, M> {
+        let _ = ctx;
+        Err(message)
+    }
 }
 
 /// What reaches a process without being a message of its own type.

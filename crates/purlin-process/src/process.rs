@@ -605,8 +605,9 @@ impl<S: Handle<M>, M: Message> Told<S> for CastOf<M> {
         server: &'a mut S,
         ctx: &'a mut Context<S>,
     ) -> Option<Handling<'a>> {
+        let message = server.handle_now(self.0, ctx).err()?;
         Some(Box::pin(async move {
-            drop(server.handle(self.0, ctx).await);
+            drop(server.handle(message, ctx).await);
         }))
     }
 
@@ -899,18 +900,33 @@ async fn handle<S: Server>(
     let Envelope { body, deadline, trace, .. } = envelope;
     ctx.deadline = (deadline != far()).then_some(Deadline { at: deadline });
     ctx.trace = trace.as_deref().copied();
-    let handling = match body {
-        Body::Call(asked) => asked.handle(server, ctx),
-        Body::Cast(told) => told.handle(server, ctx),
-        Body::Info(info) => inform(server, ctx, info),
-    };
-    match (handling, trace) {
-        (None, _) => {}
-        (Some(handling), None) => settle(mailbox, handling).await,
-        (Some(handling), Some(trace)) => TRACE.scope(*trace, settle(mailbox, handling)).await,
+    match trace {
+        None => {
+            if let Some(handling) = begin(server, ctx, body) {
+                settle(mailbox, handling).await;
+            }
+        }
+        Some(trace) => {
+            let handling = TRACE.sync_scope(*trace, || begin(server, ctx, body));
+            if let Some(handling) = handling {
+                TRACE.scope(*trace, settle(mailbox, handling)).await;
+            }
+        }
     }
     ctx.deadline = None;
     ctx.trace = None;
+}
+
+fn begin<'a, S: Server>(
+    server: &'a mut S,
+    ctx: &'a mut Context<S>,
+    body: Body<S>,
+) -> Option<Handling<'a>> {
+    match body {
+        Body::Call(asked) => asked.handle(server, ctx),
+        Body::Cast(told) => told.handle(server, ctx),
+        Body::Info(info) => inform(server, ctx, info),
+    }
 }
 
 fn inform<'a, S: Server>(

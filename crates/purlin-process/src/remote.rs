@@ -366,6 +366,7 @@ impl<S: Handle<M>, M: Message> Told<S> for ReceivedCast<M> {
     ) -> Option<Handling<'a>> {
         let Self { message, consumed } = *self;
         drop(consumed);
+        let message = server.handle_now(message, ctx).err()?;
         Some(Box::pin(async move {
             drop(server.handle(message, ctx).await);
         }))
@@ -399,7 +400,15 @@ impl<S: Handle<M>, M: RemoteMessage> Told<S> for Received<M> {
             }
             return None;
         }
-        Some(Box::pin(answer(server, ctx, message, reply)))
+        match server.handle_now(message, ctx) {
+            Ok(value) => {
+                if let Some(reply) = reply {
+                    reply.answer(Answer::Reply(&value));
+                }
+                None
+            }
+            Err(message) => Some(Box::pin(answer(server, ctx, message, reply))),
+        }
     }
 
     fn fail(self: Box<Self>, error: CallError) {
