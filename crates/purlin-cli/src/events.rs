@@ -69,6 +69,8 @@ struct Happening {
     kind: Option<String>,
     node: Option<String>,
     text: Option<String>,
+    detail: Option<String>,
+    tone: Option<String>,
 }
 
 fn print(event: &Event, output: &mut Output) -> Done {
@@ -85,18 +87,17 @@ fn print(event: &Event, output: &mut Output) -> Done {
     }
     let happening: Happening = serde_json::from_str(&event.data).unwrap_or_default();
     let kind = happening.kind.as_deref().unwrap_or(&event.kind);
-    let tone = match kind.rsplit(['_', '-']).next().unwrap_or(kind) {
-        "up" | "alive" | "joined" => Tone::Good,
-        "suspect" | "suspected" | "draining" => Tone::Doubtful,
-        "down" => Tone::Bad,
-        _ => Tone::Strong,
+    let tone = match happening.tone.as_deref() {
+        None | Some("plain") => Tone::Strong,
+        Some(mood) => Tone::of_state(mood),
     };
     let time = happening.at_ms.map_or_else(|| "        ".to_owned(), time_of_day);
     let kind = output.toned_cell(tone, kind, 16);
-    let rest = match (happening.node, happening.text) {
-        (_, Some(text)) => text,
-        (Some(node), None) => node,
-        (None, None) => event.data.clone(),
+    let rest = match (happening.text, happening.detail, happening.node) {
+        (Some(text), Some(detail), _) => format!("{text}: {detail}"),
+        (Some(text), None, _) => text,
+        (None, _, Some(node)) => node,
+        (None, _, None) => event.data.clone(),
     };
     output.line(&format!("{time}  {kind}  {rest}"))
 }

@@ -58,10 +58,13 @@ fn xdg(variable: &str, under_home: &str) -> Option<PathBuf> {
     })
 }
 
-/// The clusters that were announced, the newest last. An absent or unreadable file means none:
-/// the commands work without it.
+/// The clusters that were announced and still run, the newest last. An absent or unreadable file
+/// means none: the commands work without it.
 pub(crate) fn clusters() -> Vec<LocalCluster> {
-    path().map(|path| read(&path).clusters).unwrap_or_default()
+    let mut clusters = path().map(|path| read(&path).clusters).unwrap_or_default();
+    // One that was killed could not take its announcement back; its nodes went with it.
+    clusters.retain(|cluster| is_running(cluster.pid));
+    clusters
 }
 
 fn read(path: &Path) -> StateFile {

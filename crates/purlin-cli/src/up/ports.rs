@@ -72,10 +72,7 @@ fn taken(protocol: &str, port: u16, name: &str, flag: &str, index: usize) -> Str
         holder(port).map(|(pid, program)| format!(" by {program} (pid {pid})")).unwrap_or_default();
     let another = state::clusters()
         .into_iter()
-        .find(|cluster| {
-            state::is_running(cluster.pid)
-                && cluster.nodes.iter().any(|node| node.url.ends_with(&format!(":{port}")))
-        })
+        .find(|cluster| cluster.nodes.iter().any(|node| node.url.ends_with(&format!(":{port}"))))
         .map(|cluster| {
             format!(
                 ", part of the cluster in {} that `purlin up` (pid {}) runs",

@@ -104,3 +104,14 @@ fn members_shows_a_table_and_watch_shows_changes() {
     watch.kill().unwrap();
     watch.wait().unwrap();
 }
+
+#[test]
+fn a_node_that_does_not_answer_is_passed_over() {
+    let cluster = Cluster::start(2);
+    // It still accepts connections: only the missing answer gives it away.
+    cluster.signal(1, nix::sys::signal::Signal::SIGSTOP);
+    let (code, out, err) = told(&cluster.scene.run(&["status"]));
+    cluster.signal(1, nix::sys::signal::Signal::SIGCONT);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("asked    n2"), "{out}");
+}
