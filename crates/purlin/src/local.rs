@@ -97,8 +97,10 @@ impl LocalNode {
         &self.pubsub
     }
 
-    /// Ends all processes, the youngest first, `within` at most; see [`Processes::shutdown`].
+    /// Ends all subscriptions, then all processes, the youngest first, `within` at most; see
+    /// [`Processes::shutdown`].
     pub async fn shutdown(&self, within: Duration) -> ShutdownReport {
+        self.pubsub.shut_down();
         self.processes.shutdown(within).await
     }
 }

@@ -264,6 +264,8 @@ impl Node {
     }
 
     async fn end(&self) {
+        // Subscribers are told that it is over, instead of waiting for what never comes.
+        self.pubsub().shut_down();
         let report = self.processes().shutdown(PROCESSES_END_WITHIN).await;
         if report.killed + report.stuck > 0 {
             tracing::warn!(
