@@ -27,6 +27,7 @@ use crate::{
     error::{Bound, Cause, SendError},
     fault::{Direction, Faults, Lane},
     frame::{Farewell, Kind, ServiceId},
+    handshake::Window,
     link::ConnectionNumber,
     outbox::{Bounds, Outbox, Refused, Sent, Step, Urgency},
     payload::PayloadBuf,
@@ -157,14 +158,13 @@ impl Connection {
         session: Session,
         socket: OwnedWriteHalf,
         number: ConnectionNumber,
-        credit_bytes: u64,
-        payload_bytes_max: usize,
+        theirs: Window,
     ) {
         self.heard_at.store(nanos(self.around.clock.now()), Ordering::Relaxed);
         let has_more = session.wants_write();
         let wire = Wire { session: Mutex::new(session), socket, number };
         self.wire.set(wire).expect("a connection gets one socket in its life");
-        let step = self.outbox.lock().attach(credit_bytes, payload_bytes_max);
+        let step = self.outbox.lock().attach(theirs);
         if step != Step::Done {
             self.flush.notify_one();
         } else if has_more {

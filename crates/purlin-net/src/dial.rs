@@ -217,9 +217,9 @@ async fn dial_as(
     Ok(Dialled::Used)
 }
 
-/// Waits until the other side is gone; it has nothing to say.
+/// Waits until the other side is gone; it has nothing to say, and one that talks is gone too.
 async fn gone(shaking: &mut Shaking) {
-    while shaking.fill().await.is_ok() {}
+    while shaking.fill().await.is_ok() && shaking.plain.is_empty() {}
 }
 
 fn window(transport: &Inner, spec: &ChannelSpec) -> Window {

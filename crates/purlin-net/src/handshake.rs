@@ -29,6 +29,9 @@ pub const PROLOGUE_BYTES: usize = 12;
 /// The longest body accepted.
 pub const BODY_BYTES_MAX: u32 = 4096;
 
+/// What every node accepts as a frame's payload; a window below it is refused.
+pub const FRAME_BYTES_LEAST: u32 = 16 << 10;
+
 const MAGIC: [u8; 4] = *b"PRLN";
 
 /// Why two nodes do not talk. The refusing side sends it, and both count and report it.
@@ -594,7 +597,7 @@ impl<'a> Reader<'a> {
             payload_bytes_max: self.u32("payload_bytes_max")?,
             credit_bytes: self.u32("credit_bytes")?,
         };
-        if window.frame_bytes_max < 1024 || window.credit_bytes == 0 {
+        if window.frame_bytes_max < FRAME_BYTES_LEAST || window.credit_bytes == 0 {
             return Err(field("window", &format!("{window:?} is too small to talk through")));
         }
         Ok(window)

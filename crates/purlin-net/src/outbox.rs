@@ -9,6 +9,7 @@
 use crate::{
     error::{Bound, Cause},
     frame::{self, FLAG_FIRST, FLAG_LAST, HEADER_BYTES, Header, Kind, ServiceId},
+    handshake::{FRAME_BYTES_LEAST, Window},
     payload::PayloadBuf,
 };
 
@@ -178,7 +179,13 @@ impl Outbox {
 
     /// Fills in the header, or cuts a large message into fragments.
     fn finish(&mut self, start: usize, service: ServiceId, bytes: usize) {
-        let frame_bytes_max = self.bounds.frame_bytes_max;
+        // Before the peer has said what it accepts, only the least that every peer accepts is safe.
+        let frame_bytes_max = match self.writer {
+            Writer::Detached => FRAME_BYTES_LEAST as usize,
+            Writer::Idle | Writer::Scheduled | Writer::Active | Writer::Blocked => {
+                self.bounds.frame_bytes_max
+            }
+        };
         if bytes <= frame_bytes_max {
             let payload_bytes = u32::try_from(bytes).expect("at most frame_bytes_max, a u32");
             let header = Header { kind: Kind::Data, service, flags: 0, payload_bytes };
@@ -254,11 +261,14 @@ impl Outbox {
         Step::Done
     }
 
-    /// There is a socket now; `credit_bytes` and `payload_bytes_max` are what the peer accepts.
-    pub(crate) fn attach(&mut self, credit_bytes: u64, payload_bytes_max: usize) -> Step {
+    /// There is a socket now, and this is what the peer accepts.
+    pub(crate) fn attach(&mut self, theirs: Window) -> Step {
         assert_eq!(self.writer, Writer::Detached, "a connection gets one socket in its life");
-        self.bounds.credit_bytes = credit_bytes;
-        self.bounds.payload_bytes_max = self.bounds.payload_bytes_max.min(payload_bytes_max);
+        let Window { frame_bytes_max, payload_bytes_max, credit_bytes } = theirs;
+        self.bounds.credit_bytes = u64::from(credit_bytes);
+        self.bounds.payload_bytes_max =
+            self.bounds.payload_bytes_max.min(payload_bytes_max as usize);
+        self.bounds.frame_bytes_max = self.bounds.frame_bytes_max.min(frame_bytes_max as usize);
         if self.pending.is_empty() {
             self.writer = Writer::Idle;
             return Step::Done;

@@ -528,13 +528,7 @@ impl Peer {
             let connection = opening.unwrap_or_else(|| self.new_connection(&transport, slot));
             let Shaking { stream, session, plain, .. } = shaking;
             let (half, socket) = stream.into_split();
-            connection.attach(
-                session,
-                socket,
-                number,
-                u64::from(window.credit_bytes),
-                window.payload_bytes_max as usize,
-            );
+            connection.attach(session, socket, number, window);
             slot.current.store(Some(Arc::clone(&connection)));
             let spec = &transport.config().channels[slot.channel.index()];
             let reader = Reader {
@@ -565,6 +559,10 @@ impl Peer {
     fn now_up(&self, transport: &Inner) {
         let before = std::mem::replace(&mut *self.0.reach.lock(), Reach::Up);
         if before != Reach::Up {
+            // Whatever kept the other channels from opening is over.
+            for slot in self.0.links.iter().flat_map(|slots| slots.iter()) {
+                slot.state.lock().retry_at = None;
+            }
             tracing::info!(peer = %self.node(), "peer up");
             transport.tell(PeerEvent::Up { peer: self.clone() });
         }

@@ -25,6 +25,9 @@ const READ_BYTES_MIN: usize = 16 << 10;
 /// Enough for a socket buffer; larger reads gain nothing (measured).
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// With this much waiting to be written, pings and refused frames are not answered any more.
+const OWN_BACKLOG_BYTES: u64 = 64 << 10;
+
 pub(crate) struct Reader {
     pub(crate) connection: Arc<Connection>,
     pub(crate) peer: Peer,
@@ -228,6 +231,8 @@ impl Reader {
                     return Err(violation("more credit returned than was used".to_owned()));
                 }
             }
+            // A peer that pings and does not read makes us queue no answers without end.
+            Kind::Ping if self.connection.backlog_and_credit().0 >= OWN_BACKLOG_BYTES => {}
             Kind::Ping => self.connection.send_own(Kind::Pong, ServiceId(0), frame.payload),
             Kind::Pong => {
                 let now = nanos(self.connection.around().clock.now());
@@ -272,8 +277,8 @@ impl Reader {
         let Some(service) = &services[usize::from(id.0)] else {
             self.connection.around().counters.unknown_service(1);
             let report = ErrorReport::encode(ErrorCode::UnknownService, payload);
-            // A peer that floods an unknown service does not make us queue answers without end.
-            if self.connection.backlog_and_credit().0 < 64 << 10 {
+            // A peer that floods an unknown service makes us queue no answers without end.
+            if self.connection.backlog_and_credit().0 < OWN_BACKLOG_BYTES {
                 self.connection.send_own(Kind::Error, id, &report);
             }
             return false;

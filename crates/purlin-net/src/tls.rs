@@ -297,9 +297,12 @@ impl Session {
         plain: &mut Vec<u8>,
     ) -> Result<bool, rustls::Error> {
         while !records.is_empty() {
-            if self.tls.read_tls(&mut records).is_err() {
+            match self.tls.read_tls(&mut records) {
+                // It said before that nothing follows; whatever does is not ours to read.
+                Ok(0) => return Ok(true),
+                Ok(_) => {}
                 // Only when plaintext is not drained, and it is, below.
-                return Err(rustls::Error::General("record buffer full".to_owned()));
+                Err(_) => return Err(rustls::Error::General("record buffer full".to_owned())),
             }
             let state = self.tls.process_new_packets()?;
             let closed = state.peer_has_closed();

@@ -31,7 +31,7 @@ use crate::{
     event::PeerEvent,
     fault::Faults,
     frame::ServiceId,
-    handshake::{Refusal, RefusalCode, VERSION, VERSION_MIN},
+    handshake::{FRAME_BYTES_LEAST, Refusal, RefusalCode, VERSION, VERSION_MIN},
     peer::Peer,
     service::Service,
     stats::{ChannelStats, Counters, TransportStats},
@@ -60,7 +60,7 @@ impl Default for KeepAlive {
 /// Bounds of a whole transport.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The longest frame payload accepted; longer messages travel as fragments. 1 KiB to 16 MiB,
+    /// The longest frame payload accepted; longer messages travel as fragments. 16 KiB to 16 MiB,
     /// default 256 KiB: large enough that headers do not matter, small enough to buffer.
     pub frame_bytes_max: u32,
     /// Handshakes in progress at once; more are closed unanswered and counted. Default 256.
@@ -133,8 +133,9 @@ impl TransportConfig {
         let wrong =
             |field: &str, why: String| Err(BindError::Config { field: field.to_owned(), why });
         let frame_max = self.limits.frame_bytes_max;
-        if !(1 << 10..=16 << 20).contains(&frame_max) {
-            return wrong("limits.frame_bytes_max", format!("{frame_max} is not 1024 to 16777216"));
+        if !(FRAME_BYTES_LEAST..=16 << 20).contains(&frame_max) {
+            let why = format!("{frame_max} is not {FRAME_BYTES_LEAST} to 16777216");
+            return wrong("limits.frame_bytes_max", why);
         }
         if self.keep_alive.silent_after < 3 * self.keep_alive.interval {
             let KeepAlive { interval, silent_after } = self.keep_alive;

@@ -396,3 +396,32 @@ async fn settings_that_make_no_sense_are_named() {
     bad.tls = identity("n2");
     assert_eq!(bind(bad).await, "certificate is for [\"n2\"], this node is `n1`");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_says_goodbye_to_tls_and_talks_on() {
+    let node = transport("n2").await;
+    let addr = node.local_addr();
+    blocking(move || {
+        let mut raw = RawPeer::connect(addr, "n1", "n2");
+        let mut hello = hello(world::node("n1", 1));
+        hello.cluster = ClusterName::parse("bank").unwrap();
+        raw.write(&hello.encode()).unwrap();
+        raw.close_notify_and_write(b"more");
+        raw.read_to_end();
+    })
+    .await;
+    until("it is refused", || node.stats().refused(RefusalCode::Cluster) == 1).await;
+    still_up(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_pings_without_reading() {
+    let node = transport("n2").await;
+    let mut bytes = Vec::new();
+    for number in 0..100_000_u64 {
+        frame::append(&mut bytes, Kind::Ping, ServiceId(0), 0, &number.to_le_bytes());
+    }
+    frame::append(&mut bytes, Kind::Goodbye, ServiceId(0), 0, &[1]);
+    after_handshake(&node, bytes).await;
+    still_up(&node).await;
+}

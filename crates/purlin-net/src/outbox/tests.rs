@@ -14,9 +14,13 @@ fn bounds() -> Bounds {
     }
 }
 
+fn window(credit_bytes: u32) -> Window {
+    Window { frame_bytes_max: 1_000, payload_bytes_max: 100_000, credit_bytes }
+}
+
 fn attached() -> Outbox {
     let mut outbox = Outbox::new(bounds());
-    assert_eq!(outbox.attach(1_000_000, 100_000), Step::Done);
+    assert_eq!(outbox.attach(window(1_000_000)), Step::Done);
     outbox
 }
 
@@ -103,7 +107,7 @@ fn a_full_backlog_is_an_explicit_refusal_and_adds_nothing() {
 #[test]
 fn used_up_credit_refuses_until_it_comes_back() {
     let mut outbox = Outbox::new(bounds());
-    outbox.attach(100, 100_000);
+    outbox.attach(window(100));
     assert!(send(&mut outbox, 99, Urgency::Now).is_ok());
     assert!(send(&mut outbox, 50, Urgency::Now).is_ok(), "one message may overshoot");
     assert_eq!(
@@ -113,6 +117,21 @@ fn used_up_credit_refuses_until_it_comes_back() {
     assert!(outbox.give_back(50));
     assert!(send(&mut outbox, 1, Urgency::Now).is_ok());
     assert!(!outbox.give_back(1_000), "more than was ever sent");
+}
+
+#[test]
+fn frames_fit_a_peer_that_accepts_less_than_we_do() {
+    let mut outbox = Outbox::new(Bounds { frame_bytes_max: 90_000, ..bounds() });
+    send(&mut outbox, 80_000, Urgency::Batch).unwrap();
+    outbox.attach(window(1_000_000));
+    send(&mut outbox, 80_000, Urgency::Batch).unwrap();
+    let wire = drain(&mut outbox);
+    let (mut at, mut frames) = (0, 0);
+    while let Some((_, used)) = Frame::decode(&wire[at..], FRAME_BYTES_LEAST).unwrap() {
+        at += used;
+        frames += 1;
+    }
+    assert_eq!((at, frames), (wire.len(), 5 + 81));
 }
 
 #[test]

@@ -226,6 +226,16 @@ impl RawPeer {
         self.0.flush()
     }
 
+    /// Ends TLS as if nothing followed, and sends more bytes all the same.
+    pub fn close_notify_and_write(&mut self, bytes: &[u8]) {
+        use std::io::Write as _;
+        self.0.conn.send_close_notify();
+        while self.0.conn.wants_write() {
+            self.0.conn.write_tls(&mut self.0.sock).unwrap();
+        }
+        drop(self.0.sock.write_all(bytes));
+    }
+
     /// Reads until the other side closes or resets.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         use std::io::Read as _;
