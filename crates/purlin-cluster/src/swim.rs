@@ -305,6 +305,10 @@ pub struct Swim {
     config: Config,
     me: Me,
     members: BTreeMap<NodeName, Member>,
+    /// Control channels that stand to nodes of which nothing is known yet: their packets are a
+    /// moment behind. At most `members_max`; one that does not fit is a slower verdict, not a wrong
+    /// one.
+    met_strangers: BTreeMap<NodeName, Incarnation>,
     tombstones: Tombstones,
     rumours: Rumours,
     probes: BTreeMap<NodeName, Probe>,
@@ -357,6 +361,7 @@ impl Swim {
                 state: MeState::Here,
             },
             members: BTreeMap::new(),
+            met_strangers: BTreeMap::new(),
             tombstones: Tombstones::default(),
             rumours: Rumours::default(),
             probes: BTreeMap::new(),
@@ -451,6 +456,8 @@ impl Swim {
         }
         if let Some(member) = self.members.get_mut(&node.name).filter(|m| m.id == *node) {
             member.was_met = true;
+        } else if self.met_strangers.len() < self.config.settings().members_max {
+            self.met_strangers.insert(node.name.clone(), node.incarnation);
         }
         match self.members.get(&node.name) {
             Some(member) if member.id == *node && member.state == State::Alive => {}
@@ -460,6 +467,7 @@ impl Swim {
     }
 
     fn handle_refused(&mut self, now: Instant, node: &NodeId, out: &mut Vec<Output>) {
+        self.met_strangers.remove(&node.name);
         let Some(member) = self.members.get(&node.name) else { return };
         if member.id != *node || !member.is_contactable() || !self.is_here() {
             return;
@@ -474,6 +482,7 @@ impl Swim {
     }
 
     fn handle_silent(&mut self, now: Instant, node: &NodeId, out: &mut Vec<Output>) {
+        self.met_strangers.remove(&node.name);
         if self.members.get(&node.name).is_some_and(|m| m.id == *node) && self.is_here() {
             self.start_probe(now, &node.name, Purpose::Round, out);
         }

@@ -4,8 +4,9 @@ mod world;
 
 use std::time::Duration;
 
-use purlin_cluster::swim::{Event, Input, State};
-use world::{World, lan, ms, name, secs, sweep};
+use purlin_cluster::swim::{Event, Input, Meta, Output, State, Swim};
+use purlin_core::{Incarnation, Instant, NodeId, Rng};
+use world::{World, addr, lan, ms, name, secs, sweep};
 
 /// The latest `of` was declared down by any of the others, since `from`.
 fn detection(world: &mut World, of: usize, within: Duration) -> Duration {
@@ -60,6 +61,31 @@ fn a_reset_and_refused_node_is_down_at_once() {
         let took = detection(&mut world, 1, secs(1));
         assert!(took <= ms(10), "took {took:?}");
     });
+}
+
+/// The channel stands a moment before its first packet tells who is at its end.
+#[test]
+fn a_node_met_before_it_was_known_is_down_when_its_address_refuses() {
+    let config = lan().build().unwrap();
+    let now = Instant::from_start(secs(1));
+    let swim = |n: usize| {
+        let id = NodeId::new(name(n), Incarnation(1));
+        let rng = Rng::from_seed(n as u64);
+        Swim::new(config.clone(), id, Meta::new(addr(n)), now, rng).unwrap()
+    };
+    let (mut here, mut there) = (swim(0), swim(1));
+    let (mut out, mut unused) = (Vec::new(), Vec::new());
+    here.step(now, Input::Met { node: there.node().clone() }, &mut unused);
+    there.step(now, Input::Met { node: here.node().clone() }, &mut out);
+    for output in out {
+        if let Output::Send { path, bytes, .. } = output {
+            let from = there.node().clone();
+            here.step(now, Input::Packet { from, addr: None, path, bytes: &bytes }, &mut unused);
+        }
+    }
+    assert_eq!(here.state_of(&name(1)), Some((Incarnation(1), State::Alive)));
+    here.step(now, Input::Refused { node: there.node().clone() }, &mut unused);
+    assert_eq!(here.state_of(&name(1)), Some((Incarnation(1), State::Down)));
 }
 
 #[test]
@@ -148,7 +174,7 @@ fn a_stopped_node_is_down_and_comes_back_without_anybody_else_flapping() {
 fn short_stalls_under_load_accuse_nobody() {
     sweep("short_stalls_under_load_accuse_nobody", 20, |seed| {
         let mut world = World::formed(seed, 5, lan());
-        let mut rng = purlin_core::Rng::from_seed(seed);
+        let mut rng = Rng::from_seed(seed);
         for _ in 0..100 {
             let n = rng.below(5);
             world.pause(n);
@@ -262,7 +288,7 @@ fn halves_that_were_cut_find_each_other_again() {
 fn storms_of_faults_end_in_agreement() {
     sweep("storms_of_faults_end_in_agreement", 40, |seed| {
         let mut world = World::formed(seed, 7, lan());
-        let mut rng = purlin_core::Rng::from_seed(seed ^ 0x5eed);
+        let mut rng = Rng::from_seed(seed ^ 0x5eed);
         for _ in 0..30 {
             let (a, b) = (rng.below(7), rng.below(7));
             match rng.below(8) {

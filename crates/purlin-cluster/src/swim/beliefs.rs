@@ -154,6 +154,7 @@ impl Swim {
         let id = NodeId::new(name.clone(), standing.incarnation);
         let addr = meta.cluster_addr;
         let draining = meta.draining;
+        let was_met = self.met_strangers.remove(name) == Some(id.incarnation);
         self.members.insert(
             name.clone(),
             Member {
@@ -166,7 +167,7 @@ impl Swim {
                 meta_version,
                 rtt: None,
                 heard_at: None,
-                was_met: false,
+                was_met,
                 suspicion: None,
                 recontact: None,
                 accusers: BTreeSet::new(),
