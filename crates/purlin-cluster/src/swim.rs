@@ -35,7 +35,12 @@ mod probing;
 mod suspicion;
 mod wire;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use purlin_core::{Incarnation, Instant, NodeId, NodeName, Rng};
 
@@ -295,6 +300,8 @@ struct Due {
 
 /// How often departed members are looked through for those to forget.
 const FORGET_INTERVAL: Duration = Duration::from_secs(1);
+/// Strangers contacted and not met yet; of more, only the identity is learnt when they are met.
+const CONTACTED_MAX: usize = 1_024;
 
 /// Membership and failure detection of one node. See the module's documentation.
 ///
@@ -313,6 +320,8 @@ pub struct Swim {
     rumours: Rumours,
     probes: BTreeMap<NodeName, Probe>,
     relays: BTreeMap<u32, Relay>,
+    /// Whom we found at an address and want to learn the cluster from.
+    contacted: BTreeSet<NodeId>,
     announcement: Option<Announcement>,
     health: LocalHealth,
     time: RunningTime,
@@ -366,6 +375,7 @@ impl Swim {
             rumours: Rumours::default(),
             probes: BTreeMap::new(),
             relays: BTreeMap::new(),
+            contacted: BTreeSet::new(),
             announcement: None,
             health: LocalHealth::default(),
             time: RunningTime::new(now),
@@ -445,25 +455,29 @@ impl Swim {
             None => !has_left(self.tombstones.get(&node.name)),
         };
         if wanted {
+            if self.contacted.len() < CONTACTED_MAX {
+                self.contacted.insert(node.clone());
+            }
             out.push(Output::Keep { node, addr });
         }
     }
 
-    /// Somebody's control channel stands: strangers and the lost are synced with.
+    /// A control channel stands, whoever made it: we say who we are, so that either side knows
+    /// the other whatever it knew before. Whole states are compared only with those we asked for
+    /// and with those we had lost: in a growing cluster everybody meets everybody.
     fn handle_met(&mut self, node: &NodeId, out: &mut Vec<Output>) {
         if !self.is_here() || node.name == self.me.id.name {
             return;
         }
-        if let Some(member) = self.members.get_mut(&node.name).filter(|m| m.id == *node) {
+        let was_contacted = self.contacted.remove(node);
+        let known = self.members.get_mut(&node.name).filter(|m| m.id == *node);
+        let was_lost = known.as_ref().is_some_and(|m| m.state != State::Alive);
+        if let Some(member) = known {
             member.was_met = true;
         } else if self.met_strangers.len() < self.config.settings().members_max {
             self.met_strangers.insert(node.name.clone(), node.incarnation);
         }
-        match self.members.get(&node.name) {
-            Some(member) if member.id == *node && member.state == State::Alive => {}
-            // It hears what we think of it, and refutes or learns that it is over.
-            Some(_) | None => self.send_state(node, true, out),
-        }
+        self.greet(node, was_contacted || was_lost, out);
     }
 
     fn handle_refused(&mut self, now: Instant, node: &NodeId, out: &mut Vec<Output>) {

@@ -37,6 +37,17 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     Authority::generate(&ClusterName::parse("shop").unwrap(), SystemClock::new().wall()).unwrap()
 });
 
+/// Each run of the tests has its own key.
+static KEY: LazyLock<String> = LazyLock::new(GossipKeys::generate);
+
+/// Each test has its own cluster: a port that one test gave back may be another's a moment later,
+/// and these nodes go on calling at the old address.
+fn cluster_name() -> ClusterName {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let sum = test.bytes().fold(5_381_u64, |sum, byte| sum.wrapping_mul(33) ^ u64::from(byte));
+    ClusterName::parse(&format!("shop-{sum}")).unwrap()
+}
+
 #[derive(Debug)]
 struct Seeds(Option<BTreeSet<SocketAddr>>);
 
@@ -67,11 +78,11 @@ async fn start_at(text: &str, incarnation: u64, bind: SocketAddr, seeds: &[Socke
     let issued = AUTHORITY.issue(&name(text), wall, NODE_VALID_FOR).unwrap();
     let tls = TlsIdentity::from_issued(AUTHORITY.certificate_pem(), &issued).unwrap();
     let config = TransportConfig::new(
-        ClusterName::parse("shop").unwrap(),
+        cluster_name(),
         NodeId::new(name(text), Incarnation(incarnation)),
         bind,
         tls,
-        GossipKeys::parse(&"5a".repeat(32)).unwrap(),
+        GossipKeys::parse(&KEY).unwrap(),
     );
     let clock = Arc::new(SystemClock::new());
     let transport = Transport::bind(config, clock, Rng::from_os()).await.unwrap();
@@ -198,7 +209,8 @@ async fn a_node_whose_process_is_gone_is_down_and_comes_back_as_a_new_life() {
         })
         .await;
     }
-    assert!(!story(&nodes[0], "n3").contains(&"down"), "{:?}", story(&nodes[0], "n3"));
+    let of_n3 = story(&nodes[0], "n3");
+    assert!(!of_n3.contains(&"down"), "{of_n3:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

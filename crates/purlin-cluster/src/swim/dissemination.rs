@@ -3,7 +3,7 @@
 //! The queue holds *about whom* there is news, never the news itself: what is sent is always the
 //! present belief, so a rumour that was overtaken while it waited costs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use purlin_core::NodeName;
 
@@ -24,64 +24,91 @@ pub(crate) enum Kind {
 struct Spread {
     sent: u32,
     /// Worth packets of its own, not only a ride on others.
-    urgent: bool,
+    is_urgent: bool,
 }
+
+/// About whom, and what kind.
+pub(crate) type Key = (NodeName, Kind);
 
 /// News waiting to be passed on, each a bounded number of times.
 #[derive(Debug, Default)]
-pub(crate) struct Rumours(BTreeMap<(NodeName, Kind), Spread>);
+pub(crate) struct Rumours {
+    waiting: BTreeMap<Key, Spread>,
+    /// The same, the least often sent first.
+    order: BTreeSet<(u32, Kind, NodeName)>,
+    urgent: usize,
+}
 
 impl Rumours {
     /// Starts passing on the present belief about `name` afresh.
-    pub(crate) fn spread(&mut self, name: NodeName, kind: Kind, urgent: bool) {
+    pub(crate) fn spread(&mut self, name: NodeName, kind: Kind, is_urgent: bool) {
         if kind == Kind::Whole {
             // Everything about a member includes its standing.
-            self.0.remove(&(name.clone(), Kind::Standing));
-        } else if let Some(whole) = self.0.get_mut(&(name.clone(), Kind::Whole)) {
-            *whole = Spread { sent: 0, urgent: whole.urgent || urgent };
-            return;
+            self.remove(&(name.clone(), Kind::Standing));
+            self.insert((name, kind), is_urgent);
+        } else {
+            let whole = (name, Kind::Whole);
+            match self.remove(&whole) {
+                Some(spread) => self.insert(whole, spread.is_urgent || is_urgent),
+                None => self.insert((whole.0, kind), is_urgent),
+            }
         }
-        self.0.insert((name, kind), Spread { sent: 0, urgent });
-        if self.0.len() > RUMOURS_MAX
-            && let Some(stalest) = self.in_order().pop()
+        if self.waiting.len() > RUMOURS_MAX
+            && let Some((_, kind, name)) = self.order.last().cloned()
         {
-            self.0.remove(&stalest);
+            self.remove(&(name, kind));
         }
     }
 
     pub(crate) fn forget(&mut self, name: &NodeName) {
-        self.0.remove(&(name.clone(), Kind::Standing));
-        self.0.remove(&(name.clone(), Kind::Whole));
+        self.remove(&(name.clone(), Kind::Standing));
+        self.remove(&(name.clone(), Kind::Whole));
     }
 
-    /// Everything waiting, the least often sent first.
-    pub(crate) fn in_order(&self) -> Vec<(NodeName, Kind)> {
-        let mut waiting: Vec<_> = self.0.iter().collect();
-        waiting.sort_by_key(|((_, kind), spread)| (spread.sent, *kind));
-        waiting.into_iter().map(|(key, _)| key.clone()).collect()
+    /// Up to `count` of what is waiting, the least often sent first.
+    pub(crate) fn first(&self, count: usize) -> Vec<Key> {
+        self.order.iter().take(count).map(|(_, kind, name)| (name.clone(), *kind)).collect()
     }
 
     /// Notes that the news was put into one packet; after `limit` times it is old.
-    pub(crate) fn sent(&mut self, key: &(NodeName, Kind), limit: u32) {
-        if let Some(spread) = self.0.get_mut(key) {
-            spread.sent += 1;
-            if spread.sent >= limit {
-                self.0.remove(key);
-            }
+    pub(crate) fn sent(&mut self, key: &Key, limit: u32) {
+        let Some(spread) = self.remove(key) else { return };
+        let sent = spread.sent + 1;
+        if sent < limit {
+            self.put(key.clone(), Spread { sent, ..spread });
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 
-    pub(crate) fn is_urgent(&self) -> bool {
-        self.0.values().any(|spread| spread.urgent)
+    pub(crate) fn has_urgent(&self) -> bool {
+        self.urgent > 0
+    }
+
+    fn insert(&mut self, key: Key, is_urgent: bool) {
+        self.remove(&key);
+        self.put(key, Spread { sent: 0, is_urgent });
+    }
+
+    fn put(&mut self, key: Key, spread: Spread) {
+        self.urgent += usize::from(spread.is_urgent);
+        self.order.insert((spread.sent, key.1, key.0.clone()));
+        self.waiting.insert(key, spread);
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Spread> {
+        let spread = self.waiting.remove(key)?;
+        self.urgent -= usize::from(spread.is_urgent);
+        self.order.remove(&(spread.sent, key.1, key.0.clone()));
+        Some(spread)
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.0.len()
+        assert_eq!(self.waiting.len(), self.order.len());
+        self.waiting.len()
     }
 }
 
@@ -105,10 +132,10 @@ mod tests {
         rumours.spread(name(1), Kind::Standing, true);
         let key = (name(1), Kind::Standing);
         for _ in 0..transmissions(3) {
-            assert_eq!(rumours.in_order(), std::slice::from_ref(&key));
+            assert_eq!(rumours.first(9), std::slice::from_ref(&key));
             rumours.sent(&key, transmissions(3));
         }
-        assert!(rumours.is_empty() && !rumours.is_urgent());
+        assert!(rumours.is_empty() && !rumours.has_urgent());
     }
 
     #[test]
@@ -118,7 +145,7 @@ mod tests {
         rumours.spread(name(2), Kind::Standing, true);
         rumours.spread(name(3), Kind::Standing, true);
         rumours.sent(&(name(2), Kind::Standing), 9);
-        let order: Vec<_> = rumours.in_order().into_iter().map(|(name, _)| name).collect();
+        let order: Vec<_> = rumours.first(9).into_iter().map(|(name, _)| name).collect();
         assert_eq!(order, [name(3), name(1), name(2)]);
     }
 
@@ -128,8 +155,8 @@ mod tests {
         rumours.spread(name(1), Kind::Standing, true);
         rumours.spread(name(1), Kind::Whole, false);
         rumours.spread(name(1), Kind::Standing, true);
-        assert_eq!(rumours.in_order(), [(name(1), Kind::Whole)]);
-        assert!(rumours.is_urgent());
+        assert_eq!(rumours.first(9), [(name(1), Kind::Whole)]);
+        assert!(rumours.has_urgent());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use super::{
 
 /// After this many pieces of news that did not fit, a packet is full.
 const MISFITS_MAX: usize = 3;
+/// No more news is looked at for one packet; a datagram holds about as many.
+const NEWS_PER_PACKET_MAX: usize = 64;
 /// The least pause between two pulls of somebody's state out of turn.
 const PULL_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -98,7 +100,7 @@ impl Swim {
         }
         let limit = transmissions(self.members.len() + 1);
         let mut misfits = 0;
-        for key in self.rumours.in_order() {
+        for key in self.rumours.first(NEWS_PER_PACKET_MAX) {
             let Some(rumour) = self.rumour_about(&key.0, key.1) else {
                 self.rumours.forget(&key.0);
                 continue;
@@ -139,8 +141,9 @@ impl Swim {
             return;
         }
         let is_state = matches!(packet.message, Message::SyncState { .. });
-        // A newcomer's first sync teaches only itself.
-        self.pass_on = !(is_state && self.members.is_empty());
+        // What a newcomer, who knows its seed at most, learns from its first sync, all others
+        // know already.
+        self.pass_on = !(is_state && self.members.len() <= 1);
         let mut hearing = Hearing::default();
         self.hear_sender(now, from, &packet, &mut hearing, out);
         let Packet { header, message, news } = packet;
@@ -151,7 +154,8 @@ impl Swim {
         if self.me.state == MeState::Superseded {
             return;
         }
-        if hearing.pull && !is_state {
+        let is_stranger = self.members.get(&from.name).is_none_or(|m| m.id != *from);
+        if (hearing.pull || is_stranger) && !is_state {
             self.due.pull_from = Some(from.name.clone());
             self.due.pull_id = Some(from.clone());
         }
@@ -185,15 +189,11 @@ impl Swim {
         hearing: &mut Hearing,
         out: &mut Vec<Output>,
     ) {
-        let Some(member) = self.members.get_mut(&from.name) else {
-            hearing.pull = true;
+        let Some(member) = self.members.get_mut(&from.name).filter(|m| m.id == *from) else {
+            // A stranger or a later life; earlier ones do not get this far. Perhaps it says more
+            // about itself in the same packet.
             return;
         };
-        if member.id != *from {
-            // A later life; earlier ones do not get this far.
-            hearing.pull = true;
-            return;
-        }
         member.heard_at = Some(now);
         if packet.header.meta_version > member.meta_version {
             hearing.pull = true;
@@ -279,6 +279,25 @@ impl Swim {
             .fold(entry(&self.me.id.name, self.my_standing(), self.me.meta_version), |a, b| a ^ b)
     }
 
+    /// Says who we are to `to`, which need not be a member yet, and what we think of it if that is
+    /// nothing good. With `compare`, asks for its state if that differs from ours.
+    pub(super) fn greet(&mut self, to: &NodeId, compare: bool, out: &mut Vec<Output>) {
+        let me = self.me.id.name.clone();
+        let mut leading: Vec<_> = self.rumour_about(&me, Kind::Whole).into_iter().collect();
+        let known = self.members.get(&to.name);
+        if self.is_over(to) || known.is_some_and(|m| m.state != State::Alive) {
+            leading.extend(self.rumour_about(&to.name, Kind::Standing));
+        }
+        let message = if compare {
+            self.counters.syncs += 1;
+            Message::SyncDigest { digest: self.digest() }
+        } else {
+            Message::Gossip
+        };
+        let bytes = self.compose(Path::Control, &message, &leading);
+        self.dispatch(to.clone(), None, Path::Control, bytes, out);
+    }
+
     /// Sends everything we believe to `to`, which need not be a member yet.
     pub(super) fn send_state(&mut self, to: &NodeId, answer: bool, out: &mut Vec<Output>) {
         let names = [&self.me.id.name].into_iter().chain(self.members.keys());
@@ -346,7 +365,7 @@ impl Swim {
             }
         }
         let again = now + self.config.settings().gossip_interval;
-        self.due.gossip = self.rumours.is_urgent().then_some(again);
+        self.due.gossip = self.rumours.has_urgent().then_some(again);
     }
 
     /// Up to `count` different members at random that news goes to.

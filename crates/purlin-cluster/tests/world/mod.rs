@@ -117,8 +117,8 @@ impl World {
         for n in 1..count {
             world.meet(n, 0);
         }
-        world.until("all nodes see each other", secs(30), |world| world.agrees());
-        world.run_for(secs(5));
+        world.until("all nodes see each other", secs(30), Self::agrees);
+        world.run_for(secs(2));
         world.clear_records();
         world
     }
@@ -421,12 +421,12 @@ impl World {
 
     /// Whether every running node has every running node alive in its present life.
     pub(crate) fn agrees(&self) -> bool {
-        let up = self.up();
+        let up: Vec<_> = self.up().iter().map(|n| &self.nodes[n].swim).collect();
         up.iter().all(|a| {
-            up.iter().filter(|b| a != *b).all(|b| {
-                let incarnation = self.nodes[b].swim.node().incarnation;
-                self.nodes[a].swim.state_of(&name(*b)) == Some((incarnation, State::Alive))
-            })
+            up.iter()
+                .map(|b| b.node())
+                .filter(|b| *b != a.node())
+                .all(|b| a.state_of(&b.name) == Some((b.incarnation, State::Alive)))
         })
     }
 
