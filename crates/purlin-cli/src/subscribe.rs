@@ -118,7 +118,15 @@ impl Subscription<'_> {
                 self.output.note(&format!("the node ends the stream: {}", event.data));
                 Ok(Then::GoOn)
             }
-            // `ready` and whatever a later release adds.
+            "ready" => {
+                let ready: serde_json::Value =
+                    serde_json::from_str(&event.data).unwrap_or_default();
+                if ready["everywhere"] == false {
+                    self.output.note("some nodes have not confirmed it yet: what is published there now may be missing");
+                }
+                Ok(Then::GoOn)
+            }
+            // Whatever a later release adds.
             _ => Ok(Then::GoOn),
         }
     }
