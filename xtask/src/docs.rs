@@ -127,7 +127,8 @@ fn sources(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
+/// The text of a file.
+pub(crate) fn read(file: &Path) -> Result<String, Failure> {
     fs::read_to_string(file)
         .map_err(|error| Failure(format!("cannot read {}: {error}", file.display())))
 }
@@ -305,7 +306,7 @@ fn documents(root: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// The files with this extension below `folder`; none when there is no such folder.
-fn files_below(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn files_below(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_owned()];
     while let Some(folder) = open.pop() {

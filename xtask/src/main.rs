@@ -1,7 +1,7 @@
 //! What cargo lacks: `cargo xtask <task>`.
 //!
 //! Read in this order: [`checkout`] knows where things are and runs programs, [`suite`] is
-//! `cargo xtask test`, the rest are its steps ([`floors`], [`docs`], [`packages`], [`tools`]) and
+//! `cargo xtask test`, the rest are its steps ([`packages`], [`floors`], [`unused`], [`docs`], [`tools`]) and
 //! the two long tasks ([`bench`], [`fuzz`]).
 #![expect(
     clippy::print_stdout,
@@ -17,6 +17,7 @@ mod namespaces;
 mod packages;
 mod suite;
 mod tools;
+mod unused;
 
 use std::process::ExitCode;
 

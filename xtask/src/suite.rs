@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::checkout::{Checkout, Failure, capture, run as execute};
-use crate::{docs, floors, namespaces, tools};
+use crate::{docs, floors, namespaces, tools, unused};
 
 /// What to run of the suite.
 #[derive(Debug, Args)]
@@ -27,6 +27,11 @@ const STEPS: &[Step] = &[
     Step { name: "packages", does: "what the tests need from Debian", run: packages },
     Step { name: "fmt", does: "formatting", run: fmt },
     Step { name: "floors", does: "who may know whom", run: |checkout, _| floors::run(checkout) },
+    Step {
+        name: "unused",
+        does: "dependencies that nobody needs",
+        run: |checkout, _| unused::run(checkout),
+    },
     Step {
         name: "docs-check",
         does: "what the documents claim about the tree",
