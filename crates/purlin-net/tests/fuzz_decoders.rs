@@ -1,6 +1,6 @@
 //! Hostile bytes against every decoder that reads from the network: no panic, bounded memory.
 //!
-//! Runs for `PURLIN_FUZZ_SECS` seconds (3 unless set) from a seed that it prints;
+//! Runs for `PURLIN_FUZZ_SECONDS` seconds (3 unless set) from a seed that it prints;
 //! `PURLIN_FUZZ_SEED` repeats one. Inputs are random, or good messages that were damaged, cut,
 //! repeated and glued together, because random bytes alone rarely get past a header.
 #![expect(clippy::unwrap_used, reason = "a test that unwraps fails, as it should")]
@@ -146,7 +146,7 @@ impl Decoders {
 
 #[test]
 fn decoders_survive_hostile_bytes() {
-    let lasts = Duration::from_secs(env("PURLIN_FUZZ_SECS").unwrap_or(3));
+    let lasts = Duration::from_secs(env("PURLIN_FUZZ_SECONDS").unwrap_or(3));
     let seed = env("PURLIN_FUZZ_SEED").unwrap_or_else(|| Rng::from_os().next_u64());
     println!("fuzzing decoders for {lasts:?}: PURLIN_FUZZ_SEED={seed}");
     let mut rng = Rng::from_seed(seed);
