@@ -35,6 +35,9 @@ mod probing;
 mod suspicion;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
