@@ -1,6 +1,6 @@
 //! What one key holds: a value of one kind, and the rules for when two sides chose differently.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
@@ -191,5 +191,57 @@ impl Cell {
     /// The map's fields with their latest values, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&Bytes, &Written)> {
         self.map.iter().filter_map(|(field, written)| Some((field, written.values().max()?)))
+    }
+
+    /// The value of `field` of the map.
+    #[must_use]
+    pub fn field(&self, field: &[u8]) -> Option<&Written> {
+        self.map.get(field)?.values().max()
+    }
+
+    /// Whether `element` is in the set.
+    #[must_use]
+    pub fn contains(&self, element: &[u8]) -> bool {
+        self.set.get(element).is_some()
+    }
+
+    /// About how many bytes its values have, field names and elements included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let written = |it: &Written| it.value.len();
+        let registers: usize = self.register.values().map(written).sum();
+        let values: usize = self.multi_value.values().map(Bytes::len).sum();
+        let elements: usize = self.elements().map(Bytes::len).sum();
+        let fields: usize = self.fields().map(|(field, it)| field.len() + written(it)).sum();
+        registers + values + elements + fields + 8 * self.counter.values().count()
+    }
+
+    /// When the latest write in it was made; `None` for kinds that keep no time.
+    #[must_use]
+    pub fn last_written(&self) -> Option<HlcTimestamp> {
+        let registers = self.register.values();
+        registers.chain(self.fields().map(|(_, it)| it)).map(|written| written.at).max()
+    }
+
+    /// Whose writes it holds.
+    #[must_use]
+    pub fn writers(&self) -> BTreeSet<NodeTag> {
+        let mut writers = BTreeSet::new();
+        self.dots(&mut |dot| {
+            writers.insert(dot.node);
+        });
+        writers
+    }
+
+    /// What it holds of one kind.
+    pub(crate) fn only(&self, kind: Kind) -> Self {
+        let nothing = Self::default();
+        match kind {
+            Kind::Register => Self { register: self.register.clone(), ..nothing },
+            Kind::MultiValue => Self { multi_value: self.multi_value.clone(), ..nothing },
+            Kind::Counter => Self { counter: self.counter.clone(), ..nothing },
+            Kind::Set => Self { set: self.set.clone(), ..nothing },
+            Kind::Map => Self { map: self.map.clone(), ..nothing },
+        }
     }
 }

@@ -11,9 +11,11 @@
 //! - [`log`], [`digest`], [`wire`], [`sync`]: how replicas become equal; pure
 //! - [`journal`]: what a durable replica writes down
 //! - [`replica`]: [`ReplicaSet`], the shell: channels, time, disk, readers
+//! - [`collection`]: maps and sets of any size by name, and a catalogue of names
 //! - [`flag`], [`flags`]: feature flags: what one says, and where they are kept
 
 pub mod cell;
+pub mod collection;
 pub mod digest;
 mod expiry;
 pub mod flag;
@@ -28,6 +30,7 @@ mod view;
 pub mod wire;
 
 pub use cell::{Cell, Kind, Written};
+pub use collection::{Map, NamedState, Set};
 pub use flags::Flags;
 pub use replica::{Change, Origin, ReplicaConfig, ReplicaSet, SetStatus, StateError};
 pub use slot::{KEY_BYTES_MAX, KeyError};

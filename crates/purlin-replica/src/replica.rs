@@ -21,7 +21,7 @@ use purlin_net::{
     ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
 };
 use purlin_store::{AppendError, Log, LogConfig, Lsn, OpenError, RealDisk};
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use crate::{
     cell::{Cell, Kind, Written},
@@ -78,6 +78,9 @@ pub enum StateError {
     /// The key is empty or too long.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The name holds a zero byte, which divides a collection's name from its keys.
+    #[error("a name holds no zero byte")]
+    Name,
     /// The value does not fit what is there.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -108,7 +111,9 @@ impl StateError {
             Self::Write(WriteError::Overwritten { .. }) | Self::Clock(_) => {
                 purlin_core::Advice::Retry
             }
-            Self::Key(_) | Self::Write(_) | Self::Full { .. } => purlin_core::Advice::GiveUp,
+            Self::Key(_) | Self::Name | Self::Write(_) | Self::Full { .. } => {
+                purlin_core::Advice::GiveUp
+            }
         }
     }
 }
@@ -194,13 +199,29 @@ struct Inner {
     view: View,
     changes: broadcast::Sender<Change>,
     wake: Notify,
+    shown: AtomicU64,
     unsent: AtomicU64,
     unpersisted: AtomicU64,
     log: Option<Log>,
     /// Bytes written since the whole state was.
     unwritten_bytes: AtomicUsize,
-    last_write: Mutex<Option<oneshot::Receiver<Result<Lsn, AppendError>>>>,
+    /// Records handed to the log so far.
+    recorded: AtomicU64,
+    flushing: mpsc::UnboundedSender<Flushing>,
+    flushed: watch::Sender<Flushed>,
     compact: Notify,
+}
+
+/// A record on its way to the disk, with its number.
+type Flushing = (u64, oneshot::Receiver<Result<Lsn, AppendError>>);
+
+/// How far the disk has come.
+#[derive(Debug, Default)]
+struct Flushed {
+    /// The number of the last record whose fate is known.
+    upto: u64,
+    /// The last record that the disk refused, unless the whole state was written since.
+    failed: Option<(u64, AppendError)>,
 }
 
 impl fmt::Debug for ReplicaSet {
@@ -233,6 +254,8 @@ impl ReplicaSet {
             Some(dir) => Some(recover(dir, &mut sync, &view)?),
             None => None,
         };
+        // Bounded by the bytes that may wait for the disk: the log refuses more.
+        let (flushing, fates) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             transport: transport.clone(),
             clock,
@@ -241,10 +264,13 @@ impl ReplicaSet {
             view,
             log,
             unwritten_bytes: AtomicUsize::new(0),
-            last_write: Mutex::new(None),
+            recorded: AtomicU64::new(0),
+            flushing,
+            flushed: watch::Sender::new(Flushed::default()),
             compact: Notify::new(),
             changes: broadcast::channel(CHANGES_MAX).0,
             wake: Notify::new(),
+            shown: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             unpersisted: AtomicU64::new(0),
             config,
@@ -254,6 +280,7 @@ impl ReplicaSet {
         tokio::spawn(follow_peers(Arc::downgrade(&inner), events));
         tokio::spawn(keep_time(Arc::downgrade(&inner)));
         if inner.log.is_some() {
+            tokio::spawn(note_fates(Arc::downgrade(&inner), fates));
             tokio::spawn(keep_small(Arc::downgrade(&inner)));
         }
         Ok(Self { inner })
@@ -275,6 +302,12 @@ impl ReplicaSet {
         limit: usize,
     ) -> Vec<(Bytes, Arc<Cell>)> {
         self.inner.view.scan(prefix, after, limit, self.inner.clock.wall())
+    }
+
+    /// Whether it is kept on disk.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.inner.log.is_some()
     }
 
     /// Changes from now on. A watcher more than 4,096 changes behind hears how many it missed, and
@@ -413,6 +446,28 @@ impl ReplicaSet {
         self.write(key.into(), |store, slot| Ok(store.remove(&slot)))
     }
 
+    /// Removes the value of one kind under `key`, as far as it was seen here; `false` when there is
+    /// none. Of a key that holds two kinds since a heal the other stays.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`] inside [`StateError`] when the key holds only another kind.
+    pub fn remove_kind(&self, key: impl Into<Bytes>, kind: Kind) -> Result<bool, StateError> {
+        self.write(key.into(), |store, slot| store.remove_kind(&slot, kind))
+    }
+
+    /// Removes a register if its version here is still `expected`.
+    ///
+    /// # Errors
+    /// [`WriteError::Overwritten`] inside [`StateError`] when it is not; nothing was changed.
+    pub fn remove_if(
+        &self,
+        key: impl Into<Bytes>,
+        expected: HlcTimestamp,
+    ) -> Result<bool, StateError> {
+        let now = self.inner.clock.wall();
+        self.write(key.into(), |store, slot| store.remove_if(&slot, expected, now))
+    }
+
     /// A timestamp later than everything read or written here so far.
     ///
     /// # Errors
@@ -424,16 +479,30 @@ impl ReplicaSet {
     /// Waits until everything written here so far is on disk. Returns at once for a set in memory.
     ///
     /// # Errors
-    /// [`AppendError`] of the last write; earlier ones are counted in [`SetStatus::unpersisted`].
+    /// [`AppendError`] when the disk refused a change. The change holds in memory, here and on
+    /// whoever heard of it, so it may last all the same: treat it as unknown. It stays an error
+    /// until the whole state has been written again, which is tried by itself.
     ///
     /// # Cancel safety
-    /// Safe: dropping it only stops waiting, and another caller's wait then returns at once.
+    /// Safe: dropping it only stops waiting.
     pub async fn persisted(&self) -> Result<(), AppendError> {
-        let last = self.inner.last_write.lock().take();
-        match last {
-            Some(done) => done.await.unwrap_or(Err(AppendError::Closed)).map(drop),
-            None => Ok(()),
+        if self.inner.log.is_none() {
+            return Ok(());
         }
+        let wanted = self.inner.recorded.load(Ordering::Acquire);
+        let mut flushed = self.inner.flushed.subscribe();
+        let settled = flushed.wait_for(|flushed| flushed.upto >= wanted).await;
+        match settled.map(|flushed| flushed.failed.clone()) {
+            Ok(None) => Ok(()),
+            Ok(Some((_, error))) => Err(error),
+            Err(_gone) => Err(AppendError::Closed),
+        }
+    }
+
+    /// How many changes readers here were shown so far, wherever they were made.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.inner.shown.load(Ordering::Relaxed)
     }
 
     fn stamp(&self, value: Bytes, ttl: Option<Duration>) -> Result<Written, StateError> {
@@ -492,6 +561,7 @@ impl Inner {
     fn show(&self, sync: &Sync, slot: &Slot, origin: &Origin) {
         let now = sync.store().get(slot);
         self.view.show(slot, now);
+        self.shown.fetch_add(1, Ordering::Relaxed);
         if self.changes.receiver_count() > 0 {
             let now = now.map(|cell| Arc::new(cell.clone()));
             let change = Change { key: slot.key().clone(), now, origin: origin.clone() };
@@ -528,14 +598,16 @@ impl Inner {
         if held > COMPACT_AFTER_BYTES {
             self.compact.notify_one();
         }
-        match log.append_later(bytes) {
-            Ok(done) => *self.last_write.lock() = Some(done),
-            Err(error) => {
-                // The state here goes on; it is the disk that is behind, and says so.
-                self.unpersisted.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(set = self.config.name, %error, "change not written down");
-            }
-        }
+        // Only ever called under the writer's lock: numbers and records have one order.
+        let number = self.recorded.load(Ordering::Relaxed) + 1;
+        let done = log.append_later(bytes).unwrap_or_else(|error| {
+            let (tell, done) = oneshot::channel();
+            drop(tell.send(Err(error)));
+            done
+        });
+        // Nobody takes it only when the set is being dropped.
+        drop(self.flushing.send((number, done)));
+        self.recorded.store(number, Ordering::Release);
     }
 
     /// Moves this node's clock past what it has read, so that a write made now is later than it.
@@ -558,13 +630,22 @@ impl Inner {
         }
     }
 
+    /// Whether the disk lacks changes that writing the whole state again may bring to it.
+    fn is_behind(&self) -> bool {
+        match &self.flushed.borrow().failed {
+            Some((_, AppendError::Flush(_) | AppendError::Closed)) | None => false,
+            Some(_) => true,
+        }
+    }
+
     async fn compact(&self) -> Result<(), AppendError> {
         let Some(log) = &self.log else { return Ok(()) };
         // From here on every change is behind the mark, and every part is at least as new as it.
-        let (seen, from) = {
+        let (seen, from, covered) = {
             let sync = self.sync.lock();
             self.unwritten_bytes.store(0, Ordering::Relaxed);
-            (sync.store().context().clone(), log.next())
+            let covered = self.recorded.load(Ordering::Relaxed);
+            (sync.store().context().clone(), log.next(), covered)
         };
         let mut leaf = Some(Leaf(0));
         while let Some(at) = leaf {
@@ -578,6 +659,10 @@ impl Inner {
         }
         log.append(Record::Absorb(seen).encode()).await?;
         log.forget_before(from);
+        self.flushed.send_if_modified(|flushed| {
+            // What the disk had refused up to there is in the parts just written.
+            flushed.failed.take_if(|(number, _)| *number <= covered).is_some()
+        });
         Ok(())
     }
 
@@ -660,12 +745,29 @@ fn recover(dir: &Path, sync: &mut Sync, view: &View) -> Result<Log, StartError> 
     Ok(log)
 }
 
+/// Learns what became of each record, in order.
+async fn note_fates(inner: Weak<Inner>, mut fates: mpsc::UnboundedReceiver<Flushing>) {
+    while let Some((number, done)) = fates.recv().await {
+        let fate = done.await.unwrap_or(Err(AppendError::Closed));
+        let Some(inner) = inner.upgrade() else { return };
+        inner.flushed.send_modify(|flushed| {
+            flushed.upto = number;
+            if let Err(error) = fate {
+                // The state here goes on; it is the disk that is behind, and says so.
+                inner.unpersisted.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(set = inner.config.name, %error, "change not written down");
+                flushed.failed = Some((number, error));
+            }
+        });
+    }
+}
+
 /// Writes the whole state behind the changes when those have grown, and forgets what is before.
 async fn keep_small(inner: Weak<Inner>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
         let grown = tokio::time::timeout(Duration::from_secs(1), strong.compact.notified()).await;
-        if grown.is_err() {
+        if grown.is_err() && !strong.is_behind() {
             continue;
         }
         if let Err(error) = strong.compact().await {

@@ -160,10 +160,7 @@ impl Store {
         written: Written,
         expected: Option<HlcTimestamp>,
     ) -> Result<Update, WriteError> {
-        let present = self.get(&slot).and_then(Cell::register);
-        let live = present
-            .filter(|present| present.expires.is_none_or(|expires| expires > written.at.millis()));
-        let is = live.map(|present| present.at);
+        let is = self.live_version(&slot, written.at.millis());
         if is != expected {
             return Err(WriteError::Overwritten { key: slot, is, expected });
         }
@@ -233,6 +230,45 @@ impl Store {
     pub fn remove(&mut self, slot: &Slot) -> Option<Update> {
         let present = self.get(slot)?.clone();
         Some(self.withdraw(slot, present))
+    }
+
+    /// Removes what is seen of one kind under `slot`. `None` when there is nothing.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`] when there are only other kinds.
+    pub fn remove_kind(&mut self, slot: &Slot, kind: Kind) -> Result<Option<Update>, WriteError> {
+        let Some(present) = self.get(slot) else { return Ok(None) };
+        if let Some(is) = present.kinds().next()
+            && !present.kinds().any(|held| held == kind)
+        {
+            return Err(WriteError::WrongKind { key: slot.clone(), is, asked: kind });
+        }
+        let seen = present.only(kind);
+        Ok(Some(self.withdraw(slot, seen)))
+    }
+
+    /// Removes a register if its value, live at `now`, was written at `expected`.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`], [`WriteError::Overwritten`].
+    pub fn remove_if(
+        &mut self,
+        slot: &Slot,
+        expected: HlcTimestamp,
+        now: WallTime,
+    ) -> Result<Option<Update>, WriteError> {
+        let is = self.live_version(slot, now);
+        if is != Some(expected) {
+            let key = slot.clone();
+            return Err(WriteError::Overwritten { key, is, expected: Some(expected) });
+        }
+        self.remove_kind(slot, Kind::Register)
+    }
+
+    /// When the register under `slot` was written, unless its time is over at `now`.
+    fn live_version(&self, slot: &Slot, now: WallTime) -> Option<HlcTimestamp> {
+        let present = self.get(slot).and_then(Cell::register)?;
+        present.expires.is_none_or(|expires| expires > now).then_some(present.at)
     }
 
     /// Removes an element of a set. `None` when it is not in it.

@@ -244,3 +244,56 @@ async fn a_durable_set_comes_back_alone_after_all_nodes_were_gone() {
     assert_eq!(value(&again.set, "hot:7"), None);
     again.set.put("here", "3", None).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_takes_thousands_of_entries_from_two_sides_and_a_catalogue_shows_one_row() {
+    let (a, b) = (node("a", 1).await, node("b", 1).await);
+    introduce(&[&a, &b]);
+    let (here, there) = (a.set.map("cart").unwrap(), b.set.map("cart").unwrap());
+    for n in 0..2_500 {
+        here.put(format!("a{n:04}"), "1").unwrap();
+        there.put(format!("b{n:04}"), "2").unwrap();
+    }
+    until("both have all", || {
+        [&here, &there].iter().all(|map| map.entries(None, 10_000).len() == 5_000)
+    })
+    .await;
+    let page = here.entries(Some(b"a2499"), 2);
+    assert_eq!(page.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"b0000", b"b0001"]);
+
+    a.set.set("cart-tags").unwrap().insert("new").unwrap();
+    a.set.add("cart-visits", 1).unwrap();
+    let rows = a.set.catalogue(b"cart", None, 10);
+    let names: Vec<&[u8]> = rows.iter().map(|row| &row.name[..]).collect();
+    assert_eq!(names, [&b"cart"[..], b"cart-tags", b"cart-visits"]);
+    assert_eq!((&rows[0].kinds[..], rows[0].entries), (&[Kind::Map][..], 1_000), "counted so far");
+    assert_eq!(a.set.catalogue(b"cart", Some(b"cart"), 1)[0].name, "cart-tags");
+
+    let wrong = a.set.set("cart").unwrap().insert("x").unwrap_err();
+    assert!(matches!(wrong, StateError::Write(WriteError::WrongKind { is: Kind::Map, .. })));
+    let wrong = a.set.map("cart-visits").unwrap().put("x", "y").unwrap_err();
+    assert!(matches!(wrong, StateError::Write(WriteError::WrongKind { is: Kind::Counter, .. })));
+    assert!(matches!(a.set.map("a\0b"), Err(StateError::Name)));
+
+    assert!(here.remove("a0000").unwrap() && !here.remove("a0000").unwrap());
+    assert_eq!(here.clear().unwrap(), 4_999);
+    until("it is empty there too", || there.entries(None, 1).is_empty()).await;
+    assert_eq!(a.set.kinds_of(b"cart"), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_takes_the_kind_and_the_version_it_names_and_nothing_else() {
+    let a = node("a", 1).await;
+    let first = a.set.put("k", "1", None).unwrap();
+    let second = a.set.put_if("k", "2", None, Some(first)).unwrap();
+    let stale = a.set.remove_if("k", first).unwrap_err();
+    assert!(matches!(
+        stale,
+        StateError::Write(WriteError::Overwritten { is: Some(is), .. }) if is == second
+    ));
+    let wrong = a.set.remove_kind("k", Kind::Counter).unwrap_err();
+    assert!(matches!(wrong, StateError::Write(WriteError::WrongKind { .. })));
+    assert!(a.set.remove_if("k", second).unwrap());
+    assert!(!a.set.remove_kind("k", Kind::Counter).unwrap());
+    assert_eq!(value(&a.set, "k"), None);
+}

@@ -1,0 +1,321 @@
+//! Maps and sets of any size, by name.
+//!
+//! A map inside one [`Cell`] is read and replaced as one piece: right for a dozen fields, wrong for a
+//! million, where every write would copy all of them. Here each entry of a map or set is a key of
+//! its own, `name`, a zero byte, a letter for the kind, the entry's key. A write costs the same
+//! however large the collection is, and entries travel, end and are compared one by one. They merge
+//! as registers do: a write wins over a concurrent removal, and of two writes the later by hybrid time.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use purlin_core::{HlcTimestamp, hlc::NodeTag};
+
+use crate::{
+    cell::{Cell, Kind, Written},
+    replica::{ReplicaSet, StateError},
+    slot::Slot,
+    store::WriteError,
+};
+
+/// Divides a collection's name from the keys of its entries.
+const DIVIDER: u8 = 0;
+const MAP: u8 = b'm';
+const SET: u8 = b's';
+
+/// The most entries that are counted for one row of a catalogue.
+pub const COUNTED_MAX: usize = 1_000;
+
+/// What is kept under one name: a row of a catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedState {
+    /// The name.
+    pub name: Bytes,
+    /// What it is; two kinds only if two sides of a partition chose differently.
+    pub kinds: Vec<Kind>,
+    /// How many entries a map or set has, counted up to [`COUNTED_MAX`]; 1 for other kinds.
+    pub entries: usize,
+    /// About how many bytes they have, entry keys included.
+    pub bytes: usize,
+    /// The latest write; `None` for kinds that keep no time.
+    pub last: Option<HlcTimestamp>,
+    /// Whose writes it holds.
+    pub writers: BTreeSet<NodeTag>,
+}
+
+/// A map of any size. Cheap to clone.
+///
+/// # Guarantees
+/// As [`ReplicaSet`]; each entry stands for itself, and nothing spans two of them.
+///
+/// # Source
+/// Almeida et al. 2018 (OR-Map), flattened into one causal map.
+#[derive(Debug, Clone)]
+pub struct Map(Entries);
+
+/// A set of any size, in which an add wins over a concurrent removal. Cheap to clone.
+///
+/// # Guarantees
+/// As [`ReplicaSet`]; each element stands for itself.
+#[derive(Debug, Clone)]
+pub struct Set(Entries);
+
+impl ReplicaSet {
+    /// The map called `name`; it exists while it has entries.
+    ///
+    /// # Errors
+    /// [`StateError::Name`], [`StateError::Key`].
+    pub fn map(&self, name: impl AsRef<[u8]>) -> Result<Map, StateError> {
+        Entries::new(self, name.as_ref(), MAP).map(Map)
+    }
+
+    /// The set called `name`; it exists while it has elements.
+    ///
+    /// # Errors
+    /// [`StateError::Name`], [`StateError::Key`].
+    pub fn set(&self, name: impl AsRef<[u8]>) -> Result<Set, StateError> {
+        Entries::new(self, name.as_ref(), SET).map(Set)
+    }
+
+    /// What is kept under `name`, collections included: nothing, one kind, or after the heal of a
+    /// partition more.
+    #[must_use]
+    pub fn kinds_of(&self, name: &[u8]) -> Vec<Kind> {
+        let mut kinds = self.kinds(name);
+        for (letter, kind) in [(MAP, Kind::Map), (SET, Kind::Set)] {
+            let prefix = [name, &[DIVIDER, letter]].concat();
+            if !kinds.contains(&kind) && !self.scan(&prefix, None, 1).is_empty() {
+                kinds.push(kind);
+            }
+        }
+        kinds
+    }
+
+    /// Whether `name` may be used as a `wanted`: nothing else is kept under it here.
+    ///
+    /// # Errors
+    /// [`WriteError::WrongKind`] inside [`StateError`]; [`StateError::Name`], [`StateError::Key`].
+    pub fn expect_kind(&self, name: &[u8], wanted: Kind) -> Result<(), StateError> {
+        if name.contains(&DIVIDER) {
+            return Err(StateError::Name);
+        }
+        let key = Slot::new(Bytes::copy_from_slice(name))?;
+        let kinds = self.kinds_of(name);
+        match kinds.first() {
+            Some(&is) if !kinds.contains(&wanted) => {
+                Err(WriteError::WrongKind { key, is, asked: wanted }.into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Up to `limit` names that begin with `prefix`, in order, after the name `after`. Costs a look
+    /// at up to [`COUNTED_MAX`] entries per collection.
+    #[must_use]
+    pub fn catalogue(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<NamedState> {
+        let mut rows: Vec<NamedState> = Vec::new();
+        // Past the name and every entry of a collection of that name.
+        let mut place = after.map(|name| [name, &[DIVIDER, u8::MAX]].concat());
+        while let Some((key, cell)) = self.scan(prefix, place.as_deref(), 1).pop() {
+            let row = match key.iter().position(|&byte| byte == DIVIDER) {
+                Some(end) if end + 1 < key.len() => {
+                    let group = key.slice(..end + 2);
+                    place = Some([&key[..=end], &[key[end + 1] + 1]].concat());
+                    self.summary(&group)
+                }
+                Some(_) | None => {
+                    place = Some(key.to_vec());
+                    NamedState::of(key, &cell)
+                }
+            };
+            let is_full = rows.len() == limit;
+            match rows.last_mut().filter(|last| last.name == row.name) {
+                // The same name in two kinds: one row.
+                Some(last) => last.take_in(row),
+                None if is_full => break,
+                None => rows.push(row),
+            }
+        }
+        rows
+    }
+
+    fn summary(&self, group: &Bytes) -> NamedState {
+        let kind = if group.last() == Some(&SET) { Kind::Set } else { Kind::Map };
+        let mut row = NamedState {
+            name: group.slice(..group.len() - 2),
+            kinds: vec![kind],
+            entries: 0,
+            bytes: 0,
+            last: None,
+            writers: BTreeSet::new(),
+        };
+        for (key, cell) in self.scan(group, None, COUNTED_MAX) {
+            row.entries += 1;
+            row.bytes += key.len() - group.len() + cell.bytes();
+            row.last = row.last.max(cell.last_written());
+            row.writers.extend(cell.writers());
+        }
+        row
+    }
+}
+
+impl NamedState {
+    fn of(name: Bytes, cell: &Cell) -> Self {
+        let entries = cell.fields().count() + cell.elements().count();
+        Self {
+            name,
+            kinds: cell.kinds().collect(),
+            entries: entries.max(1),
+            bytes: cell.bytes(),
+            last: cell.last_written(),
+            writers: cell.writers(),
+        }
+    }
+
+    fn take_in(&mut self, other: Self) {
+        self.kinds.extend(other.kinds);
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.last = self.last.max(other.last);
+        self.writers.extend(other.writers);
+    }
+}
+
+impl Map {
+    /// Writes the value of `key`. Returns the version written.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn put(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Bytes>,
+    ) -> Result<HlcTimestamp, StateError> {
+        self.0.put(key.as_ref(), value.into())
+    }
+
+    /// The value of `key`, with when it was written and by whom.
+    #[must_use]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Written> {
+        self.0.get(key.as_ref())
+    }
+
+    /// Removes `key`; `false` when it has no value here.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, StateError> {
+        self.0.remove(key.as_ref())
+    }
+
+    /// Up to `limit` entries in key order, after the key `after`. A moving picture, not a snapshot.
+    #[must_use]
+    pub fn entries(&self, after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Written)> {
+        self.0.page(after, limit)
+    }
+
+    /// Removes every entry seen here, one by one; how many. Entries written elsewhere meanwhile stay.
+    ///
+    /// # Errors
+    /// [`StateError`]; entries before the one refused are gone.
+    pub fn clear(&self) -> Result<usize, StateError> {
+        self.0.clear()
+    }
+}
+
+impl Set {
+    /// Adds an element. Returns the version written.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn insert(&self, element: impl AsRef<[u8]>) -> Result<HlcTimestamp, StateError> {
+        self.0.put(element.as_ref(), Bytes::new())
+    }
+
+    /// Whether `element` is in the set, as seen here.
+    #[must_use]
+    pub fn contains(&self, element: impl AsRef<[u8]>) -> bool {
+        self.0.get(element.as_ref()).is_some()
+    }
+
+    /// Removes an element; `false` when it is not in the set here.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn remove(&self, element: impl AsRef<[u8]>) -> Result<bool, StateError> {
+        self.0.remove(element.as_ref())
+    }
+
+    /// Up to `limit` elements in order, after the element `after`. A moving picture.
+    #[must_use]
+    pub fn elements(&self, after: Option<&[u8]>, limit: usize) -> Vec<Bytes> {
+        self.0.page(after, limit).into_iter().map(|(element, _)| element).collect()
+    }
+
+    /// Removes every element seen here, one by one; how many. What others add meanwhile stays.
+    ///
+    /// # Errors
+    /// [`StateError`]; elements before the one refused are gone.
+    pub fn clear(&self) -> Result<usize, StateError> {
+        self.0.clear()
+    }
+}
+
+/// The entries of one collection, each a key of its own.
+#[derive(Debug, Clone)]
+struct Entries {
+    set: ReplicaSet,
+    /// The name, the divider, the letter.
+    prefix: Bytes,
+}
+
+impl Entries {
+    fn new(set: &ReplicaSet, name: &[u8], letter: u8) -> Result<Self, StateError> {
+        if name.contains(&DIVIDER) {
+            return Err(StateError::Name);
+        }
+        Slot::new(Bytes::copy_from_slice(name))?;
+        Ok(Self { set: set.clone(), prefix: [name, &[DIVIDER, letter]].concat().into() })
+    }
+
+    fn key(&self, entry: &[u8]) -> Bytes {
+        [&self.prefix, entry].concat().into()
+    }
+
+    fn put(&self, entry: &[u8], value: Bytes) -> Result<HlcTimestamp, StateError> {
+        let (name, letter) = self.prefix.split_at(self.prefix.len() - 2);
+        let kind = if letter[1] == SET { Kind::Set } else { Kind::Map };
+        self.set.expect_kind(name, kind)?;
+        self.set.put(self.key(entry), value, None)
+    }
+
+    fn get(&self, entry: &[u8]) -> Option<Written> {
+        self.set.get(&self.key(entry))?.register().cloned()
+    }
+
+    fn remove(&self, entry: &[u8]) -> Result<bool, StateError> {
+        self.set.remove(self.key(entry))
+    }
+
+    fn page(&self, after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Written)> {
+        let after = after.map(|entry| self.key(entry));
+        let page = self.set.scan(&self.prefix, after.as_deref(), limit);
+        let entry = |(key, cell): (Bytes, std::sync::Arc<Cell>)| {
+            Some((key.slice(self.prefix.len()..), cell.register()?.clone()))
+        };
+        page.into_iter().filter_map(entry).collect()
+    }
+
+    fn clear(&self) -> Result<usize, StateError> {
+        let mut removed = 0;
+        loop {
+            let page = self.set.scan(&self.prefix, None, COUNTED_MAX);
+            if page.is_empty() {
+                return Ok(removed);
+            }
+            for (key, _) in page {
+                removed += usize::from(self.set.remove(key)?);
+            }
+        }
+    }
+}
