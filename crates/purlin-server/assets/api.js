@@ -33,6 +33,16 @@ export class Refusal extends Error {
   }
 }
 
+/** A value as text, whatever its bytes are. */
+export async function requestText(path) {
+  const response = await fetch(path, { headers: headers(), cache: "no-store" });
+  const text = await response.text();
+  if (response.ok) return text;
+  let problem = {};
+  try { problem = JSON.parse(text); } catch { /* not a problem document */ }
+  throw new Refusal(problem, response.status);
+}
+
 export async function request(path, init = {}) {
   const response = await fetch(path, { ...init, headers: headers(init.headers), cache: "no-store" });
   const text = await response.text();

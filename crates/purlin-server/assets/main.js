@@ -3,9 +3,12 @@
 import { adoptToken, follow, keepToken, token } from "./api.js";
 import { byId, bytes, clock, h, micros, rate, say, span } from "./draw.js";
 import { showEvent } from "./events.js";
+import { flagsChanged, startFlags } from "./flags.js";
 import { drawFrame } from "./frame.js";
 import { showMembers, urlOf } from "./members.js";
 import { listen, startMessages } from "./messages.js";
+import { showPage } from "./pages.js";
+import { showState, startState } from "./state.js";
 import { showTopics } from "./topics.js";
 
 // The node speaks at least every 2 s while the page is open; three missed beats are worth a word.
@@ -85,6 +88,10 @@ const live = follow("/v1/live", {
     else if (name === "members") { state.view = data; drawCluster(); }
     else if (name === "links") { state.links = data; drawCluster(); }
     else if (name === "topics") { showTopics(data, listen); say(byId("fig-rate"), rate(data.rate_per_s)); }
+    else if (name === "state") {
+      showState(data);
+      flagsChanged({ changes: data.sets.find((set) => set.name === "flags")?.changes ?? 0 });
+    } else if (name === "flags") flagsChanged(data);
     else if (name === "event") {
       if (id && shownEvents.has(id)) return;
       if (id) shownEvents.add(id);
@@ -96,6 +103,9 @@ const live = follow("/v1/live", {
 setInterval(judge, 1000);
 byId("notice-retry").addEventListener("click", () => live.retry());
 startMessages();
+startState();
+startFlags();
+showPage();
 
 // Theme: the system's preference until somebody chooses.
 byId("theme").addEventListener("click", () => {
@@ -120,5 +130,8 @@ dialog.addEventListener("close", () => {
   showToken();
   live.retry();
 });
-addEventListener("hashchange", () => { adoptToken(); showToken(); live.retry(); });
+addEventListener("hashchange", () => {
+  if (location.hash.startsWith("#token=")) { adoptToken(); showToken(); live.retry(); }
+  showPage();
+});
 showToken();

@@ -102,7 +102,7 @@ pub(crate) enum Access {
     Open,
     /// Shows state and changes none.
     Read,
-    /// Changes what applications see: publishing.
+    /// Changes what applications see: publishing, replicated state, flags.
     Write,
     /// Changes the cluster itself: drain.
     Admin,

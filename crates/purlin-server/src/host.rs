@@ -9,18 +9,21 @@ use purlin_cluster::{
     swim::State,
     view::{Events, Member, View, Watch},
 };
-use purlin_core::{NodeId, NodeName};
+use purlin_core::{NodeId, NodeName, WallTime};
 use purlin_process::{AnyProcess, Phase, ProcessInfo, Processes, Registration};
 use purlin_pubsub::{PubSub, TopicStats};
+use purlin_replica::{Flags, ReplicaSet};
 
 use crate::{
     links,
+    origins::Origins,
     problem::Problem,
     shapes::{
         ConfigKey, ConfigReport, DrainReport, LinksReport, MemberCounts, MemberReport,
         MembersReport, NodeReport, PingReport, ProcessCost, ProcessReport, ProcessesReport,
-        RegistryEntry, RegistryReport, TopicReport, TopicsReport,
+        RegistryEntry, RegistryReport, StateReport, TopicReport, TopicsReport,
     },
+    state,
 };
 
 /// The most rows a listing has.
@@ -37,11 +40,51 @@ const SUMMARY_WITHIN: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Host {
     node: Node,
+    origins: Origins,
 }
 
 impl Host {
     pub(crate) fn new(node: Node) -> Self {
-        Self { node }
+        let origins = Origins::default();
+        origins.note_one(node.id());
+        Self { node, origins }
+    }
+
+    /// Who is behind the tags that stored writes carry.
+    pub(crate) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Remembers the members there are, so that their writes can be named once they are gone.
+    /// Never returns.
+    pub(crate) async fn note_members(&self) {
+        let mut views = self.view_changes();
+        self.origins.note(&self.node.cluster().view());
+        loop {
+            let view = views.changed().await;
+            self.origins.note(&view);
+        }
+    }
+
+    pub(crate) fn wall(&self) -> WallTime {
+        self.node.clock().wall()
+    }
+
+    pub(crate) fn crdt(&self) -> &ReplicaSet {
+        self.node.crdt()
+    }
+
+    pub(crate) fn ephemeral(&self) -> &ReplicaSet {
+        self.node.ephemeral()
+    }
+
+    pub(crate) fn flags(&self) -> &Flags {
+        self.node.flags()
+    }
+
+    pub(crate) fn state_report(&self) -> StateReport {
+        let sets = [self.crdt(), self.ephemeral(), self.flags().set()];
+        StateReport { sets: sets.map(state::set_report).to_vec() }
     }
 
     pub(crate) fn id(&self) -> &NodeId {

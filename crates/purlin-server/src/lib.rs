@@ -24,11 +24,13 @@ mod lines;
 mod links;
 mod listen;
 mod live;
+mod origins;
 mod problem;
 mod routes;
 mod serve;
 pub mod shapes;
 mod sse;
+mod state;
 mod telemetry;
 mod timeline;
 

@@ -6,9 +6,12 @@
 use std::time::Duration;
 
 use purlin::Node;
-use purlin_cluster::{swim::State, view::Member};
+use purlin_cluster::{Cluster, swim::State, view::Member};
 use purlin_core::{NodeName, Outcome};
-use purlin_net::rpc::{CallError, Method};
+use purlin_net::{
+    Transport,
+    rpc::{CallError, Method},
+};
 use serde::{Deserialize, Serialize};
 
 use axum::http::StatusCode;
@@ -61,25 +64,27 @@ impl LinkState {
 /// Answers the questions of other nodes from now on.
 pub(crate) fn answer(node: &Node) {
     let rpc = node.rpc();
-    let asked = node.clone();
-    let served = rpc
-        .serve(PING, |_, ()| async { Ok(()) })
-        .and_then(|()| rpc.serve(LINKS, move |_, ()| std::future::ready(Ok(own_links(&asked)))));
+    // Not the node itself: it holds what answers, and would never be dropped, its data dir with it.
+    let (cluster, transport) = (node.cluster().clone(), node.transport().clone());
+    let served = rpc.serve(PING, |_, ()| async { Ok(()) }).and_then(|()| {
+        let links = move || own_links(&cluster, &transport);
+        rpc.serve(LINKS, move |_, ()| std::future::ready(Ok(links())))
+    });
     if let Err(error) = served {
         // A second HTTP side of the same node: the first one answers, the same way.
         tracing::debug!(%error, "links are answered already");
     }
 }
 
-fn own_links(node: &Node) -> Vec<Link> {
-    let view = node.cluster().view();
+fn own_links(cluster: &Cluster, transport: &Transport) -> Vec<Link> {
+    let (view, me) = (cluster.view(), transport.node());
     let others =
-        view.members.iter().filter(|member| member.id != *node.id() && member.state != State::Left);
-    others.map(|member| own_link(node, member)).collect()
+        view.members.iter().filter(|member| member.id != *me && member.state != State::Left);
+    others.map(|member| own_link(transport, member)).collect()
 }
 
-fn own_link(node: &Node, member: &Member) -> Link {
-    let peer = node.transport().peer(&member.id);
+fn own_link(transport: &Transport, member: &Member) -> Link {
+    let peer = transport.peer(&member.id);
     let is_connected = peer.as_ref().is_some_and(purlin_net::Peer::is_up);
     let rtt = member.rtt.or_else(|| peer?.rtt());
     Link {
@@ -102,7 +107,7 @@ fn report(name: &NodeName, links: Vec<Link>) -> NodeLinks {
 pub(crate) async fn collect(node: &Node) -> LinksReport {
     let view = node.cluster().view();
     let me = &node.id().name;
-    let mut nodes = vec![report(me, own_links(node))];
+    let mut nodes = vec![report(me, own_links(node.cluster(), node.transport()))];
     let mut silent = Vec::new();
     let mut peers = Vec::new();
     for member in

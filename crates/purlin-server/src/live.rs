@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use purlin_cluster::view::Watch;
-use tokio::sync::watch;
+use purlin_replica::Change;
+use tokio::sync::{broadcast, watch};
 
 use crate::{
     app::{App, StreamPlace},
-    shapes::{LinksReport, MembersReport, NodeReport, TopicsReport},
+    shapes::{FlagsChanged, LinksReport, MembersReport, NodeReport, StateReport, TopicsReport},
     sse::{Frames, Next, Source},
     timeline::TimelineReader,
 };
@@ -22,6 +23,7 @@ pub(crate) struct Sample {
     node: NodeReport,
     links: LinksReport,
     topics: TopicsReport,
+    state: StateReport,
 }
 
 /// Samples while there are watchers. Ten consoles cost one round of questions per second.
@@ -69,6 +71,7 @@ async fn sample(app: Arc<App>) {
             node: app.host.node_report(app.process_cost()),
             links,
             topics: app.host.topics_report(),
+            state: app.host.state_report(),
         };
         app.sampler.samples.send_replace(Some(Arc::new(sample)));
     }
@@ -82,6 +85,8 @@ pub(crate) struct LiveSource {
     views: Watch,
     sent_members: Option<MembersReport>,
     sent_links: Option<LinksReport>,
+    sent_state: Option<StateReport>,
+    flags: broadcast::Receiver<Change>,
     is_begun: bool,
     _place: StreamPlace,
 }
@@ -95,6 +100,8 @@ impl LiveSource {
             app: Arc::clone(app),
             sent_members: None,
             sent_links: None,
+            sent_state: None,
+            flags: app.host.flags().set().watch(),
             is_begun: false,
             _place: place,
         }
@@ -108,6 +115,13 @@ impl LiveSource {
         }
     }
 
+    /// Says that flags changed, once for all changes that came together.
+    fn write_flags(&mut self, frames: &mut Frames) {
+        self.flags = self.flags.resubscribe();
+        let changes = self.app.host.flags().set().changes();
+        frames.json("flags", None, &FlagsChanged { changes });
+    }
+
     fn write_sample(&mut self, frames: &mut Frames) {
         let Some(sample) = self.samples.borrow_and_update().clone() else { return };
         frames.json("node", None, &sample.node);
@@ -115,6 +129,10 @@ impl LiveSource {
         if self.sent_links.as_ref() != Some(&sample.links) {
             frames.json("links", None, &sample.links);
             self.sent_links = Some(sample.links.clone());
+        }
+        if self.sent_state.as_ref() != Some(&sample.state) {
+            frames.json("state", None, &sample.state);
+            self.sent_state = Some(sample.state.clone());
         }
     }
 }
@@ -130,6 +148,13 @@ impl Source for LiveSource {
         while frames.is_empty() {
             tokio::select! {
                 _ = self.views.changed() => {}
+                changed = self.flags.recv() => {
+                    // Missed ones count like any other: the console reads the flags again.
+                    if matches!(changed, Err(broadcast::error::RecvError::Closed)) {
+                        std::future::pending::<()>().await;
+                    }
+                    self.write_flags(frames);
+                }
                 next = self.reader.next() => self.reader.write_one(frames, Some("event"), next),
                 changed = self.samples.changed() => {
                     if changed.is_err() {

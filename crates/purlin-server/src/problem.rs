@@ -5,6 +5,8 @@
 //! `advice` (`retry`, `retry_elsewhere`, `same_request_id_only` or `give_up`), and, where an input
 //! was at fault, which `field` held which `value` against which `bound`.
 
+use std::collections::BTreeMap;
+
 use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
@@ -12,7 +14,10 @@ use axum::{
 };
 use purlin_core::{Advice, Outcome};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{ContentBuilder, RefOr, ResponseBuilder},
+};
 
 /// The media type of a problem document (RFC 9457, section 6.1).
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -55,6 +60,9 @@ pub struct ProblemDocument {
     /// For a body of many messages: how many were published before the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<u64>,
+    /// With `version_mismatch`: the version that is there; absent when there is no value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// An error on its way out of a handler; becomes a [`ProblemDocument`].
@@ -88,6 +96,7 @@ impl Problem {
             value: None,
             bound: None,
             published: None,
+            version: None,
         };
         Self { status, document: Box::new(document) }
     }
@@ -149,10 +158,60 @@ impl Problem {
         self
     }
 
+    /// The same problem, saying which version is there.
+    pub(crate) fn found_version(mut self, version: Option<String>) -> Self {
+        self.document.version = version;
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn document(&self) -> &ProblemDocument {
         &self.document
     }
+}
+
+/// How requests that only look may be refused, for the API description.
+pub(crate) struct ReadRefusals;
+
+/// How requests that change replicated state may be refused, for the API description.
+pub(crate) struct WriteRefusals;
+
+impl utoipa::IntoResponses for ReadRefusals {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        described(&[
+            ("401", "The token is missing or wrong"),
+            ("404", "There is nothing of that name"),
+            ("409", "The name holds another kind of value"),
+            ("422", "An input cannot be used"),
+            ("503", "This node cannot serve it now"),
+        ])
+    }
+}
+
+impl utoipa::IntoResponses for WriteRefusals {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        described(&[
+            ("401", "The token is missing or wrong"),
+            ("403", "The request comes from a page of somebody else"),
+            ("404", "There is nothing of that name"),
+            ("408", "The body did not arrive"),
+            ("409", "The name holds another kind of value, or another version than expected"),
+            ("413", "The value is too large"),
+            ("422", "An input cannot be used"),
+            ("500", "It holds in memory, but is not known to be on disk: outcome `unknown`"),
+            ("503", "The clock refuses to stamp the write"),
+            ("507", "The set has as many keys as it may"),
+        ])
+    }
+}
+
+fn described(statuses: &[(&str, &str)]) -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+    let schema = utoipa::openapi::Ref::from_schema_name("ProblemDocument");
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    let response = |what: &str| {
+        ResponseBuilder::new().description(what).content(PROBLEM_JSON, content.clone()).build()
+    };
+    statuses.iter().map(|&(status, what)| (status.to_owned(), response(what).into())).collect()
 }
 
 impl IntoResponse for Problem {

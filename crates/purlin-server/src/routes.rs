@@ -5,9 +5,12 @@
 //! and nothing described is missing.
 
 mod cluster;
+mod ephemeral;
 mod events;
+mod flags;
 mod inspect;
 mod operate;
+mod state;
 mod topics;
 
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use axum::{
     http::{Method, StatusCode, Uri},
     middleware,
     response::{IntoResponse as _, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use utoipa::OpenApi;
 
@@ -46,6 +49,16 @@ const fn route(
     Route { template, path: template, access, handler }
 }
 
+/// A route whose last segment may hold slashes, so that the router matches another path.
+const fn wide(
+    template: &'static str,
+    path: &'static str,
+    access: Access,
+    handler: fn() -> MethodRouter<Arc<App>>,
+) -> Route {
+    Route { template, path, access, handler }
+}
+
 /// Every route there is.
 const TABLE: &[Route] = &[
     route("/v1/node", Access::Read, || get(cluster::node)),
@@ -68,6 +81,47 @@ const TABLE: &[Route] = &[
         access: Access::Read,
         handler: || get(topics::stream),
     },
+    route("/v1/state", Access::Read, || get(state::status)),
+    route("/v1/state/{set}/keys", Access::Read, || get(state::catalogue)),
+    wide("/v1/counters/{name}", "/v1/counters/{*rest}", Access::Read, || get(state::counter)),
+    wide("/v1/counters/{name}", "/v1/counters/{*rest}", Access::Write, || {
+        post(state::add).delete(state::remove_counter)
+    }),
+    route("/v1/sets/{name}", Access::Read, || get(state::set)),
+    route("/v1/sets/{name}", Access::Write, || delete(state::remove_set)),
+    wide("/v1/sets/{name}/{element}", "/v1/sets/{name}/{*rest}", Access::Read, || {
+        get(state::element)
+    }),
+    wide("/v1/sets/{name}/{element}", "/v1/sets/{name}/{*rest}", Access::Write, || {
+        put(state::insert).delete(state::remove_element)
+    }),
+    route("/v1/maps/{name}", Access::Read, || get(state::map)),
+    route("/v1/maps/{name}", Access::Write, || delete(state::remove_map)),
+    wide("/v1/maps/{name}/{key}", "/v1/maps/{name}/{*rest}", Access::Read, || get(state::field)),
+    wide("/v1/maps/{name}/{key}", "/v1/maps/{name}/{*rest}", Access::Write, || {
+        put(state::put_field).delete(state::remove_field)
+    }),
+    wide("/v1/registers/{name}", "/v1/registers/{*rest}", Access::Read, || get(state::register)),
+    wide("/v1/registers/{name}", "/v1/registers/{*rest}", Access::Write, || {
+        put(state::put_register).delete(state::remove_register)
+    }),
+    wide("/v1/values/{name}", "/v1/values/{*rest}", Access::Read, || get(state::values)),
+    wide("/v1/values/{name}", "/v1/values/{*rest}", Access::Write, || {
+        put(state::put_value).delete(state::remove_values)
+    }),
+    route("/v1/ephemeral", Access::Read, || get(ephemeral::list)),
+    route("/v1/ephemeral-watch", Access::Read, || get(ephemeral::watch)),
+    wide("/v1/ephemeral/{key}", "/v1/ephemeral/{*rest}", Access::Read, || get(ephemeral::get)),
+    wide("/v1/ephemeral/{key}", "/v1/ephemeral/{*rest}", Access::Write, || {
+        put(ephemeral::put).delete(ephemeral::remove)
+    }),
+    route("/v1/flags", Access::Read, || get(flags::list)),
+    wide("/v1/flags/{name}", "/v1/flags/{*rest}", Access::Read, || get(flags::get)),
+    wide("/v1/flags/{name}", "/v1/flags/{*rest}", Access::Write, || {
+        put(flags::put).delete(flags::remove)
+    }),
+    // Serves BESIDE too: the router cannot tell the two apart when names hold slashes.
+    wide("/v1/flags/{name}/evaluate", "/v1/flags/{*rest}", Access::Write, || post(flags::act)),
     route("/v1/registry", Access::Read, || get(inspect::registry)),
     route("/v1/processes", Access::Read, || get(inspect::processes)),
     route("/v1/config", Access::Read, || get(inspect::config)),
@@ -78,6 +132,10 @@ const TABLE: &[Route] = &[
     route("/", Access::Open, || get(operate::console)),
     route("/console/{file}", Access::Open, || get(operate::asset)),
 ];
+
+/// Described routes that a row of another template serves.
+#[cfg(test)]
+const BESIDE: &[&str] = &["/v1/flags/{name}/kill"];
 
 /// The router over [`TABLE`], guarded and hardened.
 pub(crate) fn router(app: &Arc<App>) -> Router {
@@ -119,10 +177,10 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
 #[openapi(
     info(
         title = "Purlin node",
-        description = "One node of a Purlin cluster: membership, publish and subscribe, introspection.\n\n\
+        description = "One node of a Purlin cluster: membership, publish and subscribe, replicated state, flags, introspection.\n\n\
             Every error is a problem document (RFC 9457) whose `outcome` says whether anything may have been done. \
             Streams are Server-Sent Events; each ends with an `end` event that says why. \
-            A topic or pattern in a path may hold slashes as they are or as %2F.\n\n\
+            The last name in a path may hold slashes as they are or as %2F; other names hold them as %2F.\n\n\
             Reads on loopback are open to callers that address the node by a loopback name or its own; writes on \
             loopback must also have no foreign Origin; from elsewhere both need the bearer token, and `drain` always does.",
         license(name = "Apache-2.0 OR MIT", identifier = "Apache-2.0 OR MIT"),
@@ -131,12 +189,20 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         cluster::node, cluster::members, cluster::links, cluster::ping, cluster::drain,
         events::events, events::live,
         topics::list, topics::publish, topics::stream,
+        state::status, state::catalogue, state::counter, state::add, state::remove_counter,
+        state::set, state::remove_set, state::element, state::insert, state::remove_element,
+        state::map, state::remove_map, state::field, state::put_field, state::remove_field,
+        state::register, state::put_register, state::remove_register,
+        state::values, state::put_value, state::remove_values,
+        ephemeral::list, ephemeral::watch, ephemeral::get, ephemeral::put, ephemeral::remove,
+        flags::list, flags::get, flags::put, flags::remove, flags::kill, flags::evaluate,
         inspect::registry, inspect::processes, inspect::config,
         operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
     ),
     components(schemas(
         shapes::EventReport, shapes::GapReport, shapes::MessageReport, shapes::LagReport,
         shapes::LinksReport, shapes::TopicsReport, shapes::End,
+        shapes::WatchReport, shapes::FlagsChanged,
     )),
     modifiers(&BearerToken),
 )]
@@ -169,7 +235,8 @@ mod tests {
         let json = serde_json::to_value(Description::openapi()).unwrap();
         let described: BTreeSet<String> =
             json["paths"].as_object().unwrap().keys().cloned().collect();
-        let served: BTreeSet<String> = TABLE.iter().map(|row| row.template.to_owned()).collect();
+        let templates = TABLE.iter().map(|row| row.template).chain(BESIDE.iter().copied());
+        let served: BTreeSet<String> = templates.map(str::to_owned).collect();
         assert_eq!(described, served);
     }
 

@@ -109,10 +109,18 @@ impl Bound {
         if let Ok(recorder) = recorder {
             tasks.spawn(keep_metrics_small(recorder, closing.clone()));
         }
+        tasks.spawn(note_members(Arc::clone(&app)));
         let router = routes::router(&app);
         tasks.spawn(listen::run(self.listener, router, bounds, ending.clone(), tasks.clone()));
         tracing::info!(addr = %self.local_addr, "serving HTTP");
         Server { local_addr: self.local_addr, ending, tasks, shutdown_within }
+    }
+}
+
+async fn note_members(app: Arc<App>) {
+    tokio::select! {
+        () = app.closing.cancelled() => {}
+        () = app.host.note_members() => {}
     }
 }
 

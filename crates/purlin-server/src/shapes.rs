@@ -407,6 +407,390 @@ pub struct LinkReport {
     pub rtt_us: Option<u64>,
 }
 
+/// `GET|POST /v1/counters/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CounterReport {
+    /// Its name.
+    pub name: String,
+    /// The sum of what all nodes added, as far as it is known here. Wider than 64 bits.
+    #[schema(value_type = i64)]
+    pub value: i128,
+}
+
+/// Body of `POST /v1/counters/{name}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CounterRequest {
+    /// What to add; may be negative.
+    pub by: i64,
+}
+
+/// Answer to every `DELETE` of replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemovedReport {
+    /// Whether there was anything to remove here.
+    pub removed: bool,
+}
+
+/// Answer to `PUT` of a value: when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WrittenReport {
+    /// The version written: a hybrid timestamp, `<ms>.<counter>.<tag of the writer>`. `null` for
+    /// multi-value registers, whose values have none.
+    pub version: Option<String>,
+}
+
+/// `GET /v1/sets/{name}`: elements in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SetReport {
+    /// Its name.
+    pub name: String,
+    /// The elements of this page that are text.
+    pub elements: Vec<String>,
+    /// Those that are not, in base64; left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elements_base64: Vec<String>,
+    /// Ask with `?after=` this for the next page; `null` after the last.
+    pub next: Option<String>,
+}
+
+/// `GET|PUT /v1/sets/{name}/{element}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ElementReport {
+    /// The set.
+    pub name: String,
+    /// The element.
+    pub element: String,
+    /// Always true: an element that is absent is a 404.
+    pub present: bool,
+}
+
+/// `GET /v1/maps/{name}`: entries in key order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapReport {
+    /// Its name.
+    pub name: String,
+    /// The entries of this page.
+    pub entries: Vec<EntryReport>,
+    /// Ask with `?after=` this for the next page; `null` after the last.
+    pub next: Option<String>,
+}
+
+/// One entry with its value, who wrote it and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EntryReport {
+    /// The key, if it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// The value, if it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value in base64 (RFC 4648, padded), if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// When it was written: a hybrid timestamp, which is also its version.
+    pub hlc: String,
+    /// The node that wrote it; the tag in `hlc` when this node never met that life of it.
+    pub origin: String,
+    /// For ephemeral ones: how long they still count; `null` for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_ms: Option<u64>,
+}
+
+/// `GET /v1/values/{name}`: a register that keeps concurrent values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ValuesReport {
+    /// Its name.
+    pub name: String,
+    /// One value, or several written on sides that did not know of each other, those that are text.
+    pub values: Vec<String>,
+    /// Those that are not, in base64; left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values_base64: Vec<String>,
+}
+
+/// `GET /v1/ephemeral`: values whose keys begin with the prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EphemeralReport {
+    /// The entries of this page, in key order.
+    pub entries: Vec<EntryReport>,
+    /// Ask with `?after=` this for the next page; `null` after the last.
+    pub next: Option<String>,
+}
+
+/// The data of a `change` event of `GET /v1/ephemeral-watch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EphemeralChange {
+    /// The key, if it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// What it holds now; `null` when it is gone.
+    pub now: Option<EntryReport>,
+    /// `here`: written on this node. `told`: another node said so. `expired`: its time is over.
+    #[schema(example = "told")]
+    pub cause: String,
+    /// With `told`: which node.
+    pub told_by: Option<String>,
+}
+
+/// The data of `ready`, the first event of `GET /v1/ephemeral-watch`: changes from here on follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WatchReport {
+    /// Only keys that begin with this.
+    pub prefix: String,
+}
+
+/// `GET /v1/state`: the replica sets of the answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StateReport {
+    /// `crdt`, `ephemeral` and `flags`.
+    pub sets: Vec<ReplicaSetReport>,
+}
+
+/// One replica set on the answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaSetReport {
+    /// Which.
+    #[schema(example = "crdt")]
+    pub name: String,
+    /// Whether it is kept on disk.
+    pub durable: bool,
+    /// How many keys it has; each entry of a map or set is one.
+    pub keys: u64,
+    /// How many changes this node has seen since it started: moves whenever anything does.
+    pub changes: u64,
+    /// How every neighbour stands, by name.
+    pub peers: Vec<ReplicaPeerReport>,
+    /// Messages that found no connection; they are sent again.
+    pub unsent: u64,
+    /// Changes the disk refused since the start.
+    pub unpersisted: u64,
+    /// What happened so far.
+    pub counters: ReplicaCounters,
+}
+
+/// How one neighbour stands with a replica set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaPeerReport {
+    /// Its name.
+    pub node: String,
+    /// `name@incarnation`.
+    pub id: String,
+    /// Writes it has not confirmed: the replication lag.
+    pub unconfirmed_writes: u64,
+    /// How long ago its whole state was last taken in; `null` if never.
+    pub caught_up_ms_ago: Option<u64>,
+}
+
+/// What happened to a replica set; everything only grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaCounters {
+    /// Updates taken in from neighbours.
+    pub updates_joined: u64,
+    /// Updates refused for a timestamp from the future.
+    pub updates_refused: u64,
+    /// Messages that were none.
+    pub malformed: u64,
+    /// Claims of writes of this node that it never made.
+    pub forged: u64,
+    /// Comparisons begun.
+    pub compared: u64,
+    /// Comparisons that found a difference.
+    pub differed: u64,
+    /// Entries received in pieces.
+    pub entries_pulled: u64,
+}
+
+/// `GET /v1/state/{set}/keys`: a catalogue of names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CatalogueReport {
+    /// `crdt` or `ephemeral`.
+    pub set: String,
+    /// One row per name, in order.
+    pub rows: Vec<NamedStateReport>,
+    /// Ask with `?after=` this for the next page; `null` after the last.
+    pub next: Option<String>,
+}
+
+/// What is kept under one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NamedStateReport {
+    /// The name, if it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The name in base64, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_base64: Option<String>,
+    /// `register`, `multi_value`, `counter`, `set` or `map`; two only if two sides of a partition
+    /// chose differently.
+    pub kinds: Vec<String>,
+    /// How many entries a map or set has, counted up to 1,000; 1 for other kinds.
+    pub entries: u64,
+    /// About how many bytes they have.
+    pub bytes: u64,
+    /// The latest write by hybrid time; `null` for counters and multi-value registers, which keep
+    /// none.
+    pub hlc: Option<String>,
+    /// The wall clock part of `hlc`.
+    pub written_at_ms: Option<u64>,
+    /// Who made the latest write; for kinds without times, `null`.
+    pub origin: Option<String>,
+    /// Whose writes it holds.
+    pub writers: Vec<String>,
+}
+
+/// A flag's definition, as `PUT /v1/flags/{name}` takes it. Every field may be left out.
+///
+/// `who` and `why` may stand beside these fields, or in the headers `Purlin-Who` and `Purlin-Why`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlagDefinition {
+    /// What it is for, in a sentence.
+    pub description: String,
+    /// The kill switch: off for everybody, whatever the rules say. Left out: stays as it is.
+    pub killed: bool,
+    /// What holds when no rule matches.
+    pub otherwise: RolloutDefinition,
+    /// Read top-down; the first that matches decides. At most 64.
+    pub rules: Vec<RuleDefinition>,
+}
+
+/// One rule of a flag: whom it is about, when, and what it says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuleDefinition {
+    /// Actors it is about. With actors and groups empty it is about everybody.
+    pub actors: Vec<String>,
+    /// Groups it is about: one in common is enough.
+    pub groups: Vec<String>,
+    /// Attributes that must all have one of the listed values.
+    pub attributes: BTreeMap<String, Vec<String>>,
+    /// From when on it counts, in Unix milliseconds.
+    pub from: Option<u64>,
+    /// Until when it counts, in Unix milliseconds.
+    pub until: Option<u64>,
+    /// What it says.
+    pub then: RolloutDefinition,
+}
+
+/// For whom a feature is on: `"off"`, `"on"`, or `{"basis_points": 2500}` for a quarter of the
+/// actors, always the same ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutDefinition {
+    /// For nobody.
+    #[default]
+    Off,
+    /// For everybody.
+    On,
+    /// For this share of the actors, in hundredths of a percent.
+    BasisPoints(u16),
+}
+
+/// A flag: its definition, how it stands, and who changed it last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlagReport {
+    /// Its name.
+    pub name: String,
+    /// When its definition was written last: a hybrid timestamp.
+    pub version: String,
+    /// What it is for.
+    pub description: String,
+    /// Whether the kill switch is on.
+    pub killed: bool,
+    /// What holds when no rule matches.
+    pub otherwise: RolloutDefinition,
+    /// The rules.
+    pub rules: Vec<RuleDefinition>,
+    /// How it stands, in a few words for people: `on for everybody`, `25 % of actors, 2 rules`.
+    pub summary: String,
+    /// The last change; `null` if it is no longer remembered.
+    pub last_change: Option<AuditReport>,
+    /// In `GET /v1/flags/{name}`: its changes, the newest first, at most 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Vec<AuditReport>>,
+}
+
+/// One change of a flag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditReport {
+    /// When.
+    pub at_ms: u64,
+    /// Who said so.
+    pub who: String,
+    /// Why, in their words.
+    pub why: String,
+    /// On which node.
+    pub node: String,
+    /// What was done, for people: `set to 25 % of actors`, `killed`, `brought back`, `removed`.
+    pub what: String,
+    /// The definition it was given, if that is what was done.
+    pub definition: Option<FlagDefinition>,
+}
+
+/// `GET /v1/flags`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlagsReport {
+    /// The flags of this page, by name, without their audit trails.
+    pub flags: Vec<FlagReport>,
+    /// Ask with `?after=` this for the next page; `null` after the last.
+    pub next: Option<String>,
+}
+
+/// Body of `POST /v1/flags/{name}/kill`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KillRequest {
+    /// `true` puts the kill switch on, `false` takes it off.
+    pub killed: bool,
+    /// Who says so; default: the header `Purlin-Who`, then `anonymous`.
+    #[serde(default)]
+    pub who: Option<String>,
+    /// Why; default: the header `Purlin-Why`.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// Body of `POST /v1/flags/{name}/evaluate`: who asks. Every field may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AskerRequest {
+    /// The actor, such as a user's id. Without one, percentages are off.
+    pub actor: Option<String>,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// What else is known of it.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Answer to `POST /v1/flags/{name}/evaluate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EvaluationReport {
+    /// Whether the feature is on for the asker.
+    pub on: bool,
+    /// `unknown` (no such flag), `killed`, `rule` or `otherwise`.
+    #[schema(example = "rule")]
+    pub because: String,
+    /// With `rule`: which, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<u64>,
+    /// The same for people.
+    pub explanation: String,
+}
+
+/// The data of `flags` in `GET /v1/live`: flags changed; read them again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FlagsChanged {
+    /// How many changes of flags this node has seen since it started.
+    pub changes: u64,
+}
+
 /// `GET /v1/health/live` and `/v1/health/ready`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HealthReport {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
+#[allow(dead_code, reason = "shared by two test programs, each of which uses a part of it")]
 mod world;
 
 use std::time::Duration;

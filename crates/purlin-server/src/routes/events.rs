@@ -48,8 +48,8 @@ pub(super) async fn events(
     Ok(sse::respond(EventSource { reader, follow, _place: place }, app.closing.clone()))
 }
 
-/// Everything a console shows, in one stream: `node`, `members`, `links` and `topics` whenever they
-/// change (at most once a second), and `event` for each event of `/v1/events`, with its id.
+/// Everything a console shows, in one stream: `node`, `members`, `links`, `topics` and `state` whenever
+/// they change (at most once a second), `flags` when flags changed, and `event` for each event of `/v1/events`, with its id.
 ///
 /// The node samples only while somebody reads this.
 #[utoipa::path(

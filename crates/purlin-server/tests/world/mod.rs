@@ -116,6 +116,19 @@ impl World {
     }
 
     pub(crate) async fn start_with(count: usize, tune: fn(&mut HttpConfig)) -> Self {
+        Self::start_in(count, tune, None).await
+    }
+
+    /// As [`World::start`], with each node's data in a folder of `dir`.
+    pub(crate) async fn start_kept(count: usize, dir: &std::path::Path) -> Self {
+        Self::start_in(count, |_| {}, Some(dir)).await
+    }
+
+    async fn start_in(
+        count: usize,
+        tune: fn(&mut HttpConfig),
+        dir: Option<&std::path::Path>,
+    ) -> Self {
         let authority = DevAuthority::new().unwrap();
         let mut world = Self {
             nodes: Vec::new(),
@@ -134,16 +147,25 @@ impl World {
                 .nodes
                 .iter()
                 .map(|node: &Node| node.cluster().view().get(&node.id().name).unwrap().addr());
-            let node = Node::builder()
-                .name(format!("n{at}"))
-                .cluster_name("test")
-                .zone(format!("zone-n{at}"))
-                .dev(&authority)
-                .join(seeds.collect::<Vec<_>>())
-                .http_addr(addr)
-                .start()
-                .await
-                .unwrap();
+            let seeds = seeds.collect::<Vec<_>>();
+            let start = async || {
+                let builder = match dir {
+                    Some(dir) => Node::builder().data_dir(dir.join(format!("n{at}"))),
+                    None => Node::builder(),
+                };
+                builder
+                    .name(format!("n{at}"))
+                    .cluster_name("test")
+                    .zone(format!("zone-n{at}"))
+                    .dev(&authority)
+                    .join(seeds.clone())
+                    .http_addr(addr)
+                    .start()
+                    .await
+                    .ok()
+            };
+            // An earlier node of this process keeps its data dir until its last task has ended.
+            let node = eventually("the node starts", start).await;
             world.servers.get_mut().unwrap().push(Some(bound.serve(node.clone())));
             world.nodes.push(node);
             world.urls.push(format!("http://{addr}"));

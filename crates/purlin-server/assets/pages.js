@@ -1,0 +1,25 @@
+// Which page is shown: the part after # in the address, so that the back key and links work.
+
+import { byId } from "./draw.js";
+
+const PAGES = ["overview", "state", "flags"];
+const shown = new Map();
+
+/** Runs `start` whenever the page called `name` comes into view. */
+export function whenShown(name, start) { shown.set(name, start); }
+
+export const isShown = (name) => !byId(`page-${name}`).hidden;
+
+/** What stands behind the page's name in the address. */
+export const restOfAddress = () => decodeURIComponent(location.hash.slice(1).split("/").slice(1).join("/"));
+
+export function showPage() {
+  const asked = location.hash.slice(1).split("/")[0];
+  const name = PAGES.includes(asked) ? asked : "overview";
+  for (const page of PAGES) {
+    byId(`page-${page}`).hidden = page !== name;
+    const link = byId(`nav-${page}`);
+    if (page === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  }
+  shown.get(name)?.();
+}
