@@ -1,8 +1,15 @@
 //! What can be said on the command line, with help that teaches by example.
 
+mod state;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::state::{
+    CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand, SetCommand,
+    Signature,
+};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 not done, 2 usage, 3 outcome unknown, 4 cannot reach a node.";
@@ -146,6 +153,35 @@ Examples:
 
 Payloads go to standard output, one a line; notes about gaps go to standard error.")]
     Sub(SubArgs),
+    /// Read, add to and delete counters that every side of a cut may write
+    #[command(subcommand)]
+    Counter(CounterCommand),
+    /// Read and change sets that every side of a cut may write
+    #[command(subcommand)]
+    Set(SetCommand),
+    /// Read and change maps that every side of a cut may write
+    #[command(subcommand)]
+    Map(MapCommand),
+    /// Read and write single values that every side of a cut may write
+    #[command(subcommand)]
+    Register(RegisterCommand),
+    /// Read and write values that are everywhere, in memory, and may end by themselves
+    #[command(subcommand)]
+    Ephemeral(EphemeralCommand),
+    /// Decide who gets a feature, and see who decided what
+    #[command(
+        subcommand,
+        after_help = "\
+A feature from first try to everybody:
+  purlin flag set new-cart '{\"rules\": [{\"groups\": [\"staff\"], \"then\": \"on\"}]}' --why 'staff first'
+  purlin flag percent new-cart 10 --why 'first tenth'
+  purlin flag eval new-cart --actor user-4711
+  purlin flag kill new-cart --why 'it loses carts'
+  purlin flag unkill new-cart --why 'fixed'
+  purlin flag on new-cart --why 'launch day'
+  purlin flag audit new-cart"
+    )]
+    Flag(FlagCommand),
     /// Look at and validate configuration without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),

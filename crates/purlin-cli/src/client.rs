@@ -137,18 +137,53 @@ impl Client {
         Err(self.unreachable(&silent))
     }
 
+    /// Reads the bytes at `path` from the first node that answers; `None` when nothing is there.
+    pub(crate) async fn find(&self, path: &str) -> Result<Option<bytes::Bytes>, Failure> {
+        let mut silent = Vec::new();
+        for endpoint in &self.endpoints {
+            let asked =
+                self.request(Method::GET, endpoint, path).timeout(READ_TIMEOUT).send().await;
+            let answer = match asked {
+                Ok(response) if response.status() == StatusCode::NOT_FOUND => {
+                    let problem: Problem = response.json().await.unwrap_or_default();
+                    if problem.code.as_deref() == Some("absent") {
+                        return Ok(None);
+                    }
+                    return Err(Failure::NotDone(format!("{} does not know this", endpoint.url)));
+                }
+                Ok(response) => accepted(response).await?.bytes().await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(error) => silent.push(format!("{} ({})", endpoint.url, cause(&error))),
+            }
+        }
+        Err(self.unreachable(&silent))
+    }
+
+    /// As [`Client::send`], as a `POST`.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<T, Failure> {
+        self.send(Method::POST, path, body).await
+    }
+
     /// Sends something that changes things, to the first node that can be connected to, once.
     ///
     /// Only a refused connection moves on to the next node: anything later may have been done.
-    pub(crate) async fn post<T: DeserializeOwned>(
+    pub(crate) async fn send<T: DeserializeOwned>(
         &self,
+        method: Method,
         path: &str,
         body: impl Into<Vec<u8>>,
     ) -> Result<T, Failure> {
         let body: bytes::Bytes = body.into().into();
         let mut silent = Vec::new();
         for endpoint in &self.endpoints {
-            match self.post_to(endpoint, path, body.clone()).await {
+            match self.send_to(method.clone(), endpoint, path, body.clone()).await {
                 Err(Failure::Unreachable(why)) => silent.push(why),
                 other => return other,
             }
@@ -163,8 +198,18 @@ impl Client {
         path: &str,
         body: bytes::Bytes,
     ) -> Result<T, Failure> {
+        self.send_to(Method::POST, endpoint, path, body).await
+    }
+
+    async fn send_to<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        endpoint: &Endpoint,
+        path: &str,
+        body: bytes::Bytes,
+    ) -> Result<T, Failure> {
         let request = self
-            .request(Method::POST, endpoint, path)
+            .request(method, endpoint, path)
             .header("content-type", "application/octet-stream")
             .timeout(WRITE_TIMEOUT)
             .body(body);

@@ -5,15 +5,18 @@ mod cert;
 mod client;
 mod config;
 mod drain;
+mod ephemeral;
 mod events;
 mod exit;
 mod files;
+mod flag;
 mod logging;
 mod members;
 mod node;
 mod output;
 mod ping;
 mod publish;
+mod replicated;
 mod sse;
 mod state;
 mod subscribe;
@@ -69,6 +72,24 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         }
         Command::Pub(args) => {
             on_runtime(publish::publish(&Client::new(&cli.global)?, args, output))
+        }
+        Command::Counter(command) => {
+            on_runtime(replicated::counter(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Set(command) => {
+            on_runtime(replicated::set(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Map(command) => {
+            on_runtime(replicated::map(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Register(command) => {
+            on_runtime(replicated::register(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Ephemeral(command) => {
+            on_runtime(ephemeral::ephemeral(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Flag(command) => {
+            on_runtime(flag::flag(&Client::new(&cli.global)?, command, output))
         }
         Command::Sub(args) => {
             on_runtime(subscribe::subscribe(&Client::new(&cli.global)?, args, output))

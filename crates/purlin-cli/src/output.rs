@@ -89,6 +89,15 @@ impl Output {
         Ok(())
     }
 
+    /// Bytes as they are; a line end follows only where a person reads.
+    pub(crate) fn value(&mut self, bytes: &[u8]) -> Done {
+        self.out.write_all(bytes)?;
+        if self.is_terminal() && !bytes.ends_with(b"\n") {
+            self.out.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn bytes_line(&mut self, bytes: &[u8]) -> Done {
         self.out.write_all(bytes)?;
         self.out.write_all(b"\n")?;

@@ -8,6 +8,7 @@
 mod commands;
 mod failure;
 mod node;
+mod replicated;
 mod support;
 mod topics;
 mod up;

@@ -1,0 +1,376 @@
+//! Commands about replicated state and flags.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CounterCommand {
+    /// Print a counter's value; one that nobody added to is 0
+    #[command(after_help = "Examples:\n  purlin counter get visits")]
+    Get {
+        /// The counter
+        name: String,
+    },
+    /// Add to a counter, and print its value
+    #[command(after_help = "\
+Examples:
+  purlin counter add visits
+  purlin counter add stock/apples -- -3
+
+Not repeatable blindly: when the exit code is 3, read the counter before adding again.")]
+    Add {
+        /// The counter
+        name: String,
+        /// What to add; may be negative
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
+        by: i64,
+    },
+    /// Remove what was added, as far as the node asked has seen it
+    #[command(after_help = "Examples:\n  purlin counter delete visits")]
+    Delete {
+        /// The counter
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetCommand {
+    /// Print the elements, one a line, in order
+    #[command(after_help = "Examples:\n  purlin set ls tags\n  purlin set ls tags --output json")]
+    Ls {
+        /// The set
+        name: String,
+    },
+    /// Add elements
+    #[command(after_help = "Examples:\n  purlin set add tags red 'deep blue'")]
+    Add {
+        /// The set
+        name: String,
+        /// What to add
+        #[arg(required = true)]
+        elements: Vec<String>,
+    },
+    /// Remove elements
+    #[command(after_help = "Examples:\n  purlin set remove tags red")]
+    Remove {
+        /// The set
+        name: String,
+        /// What to remove
+        #[arg(required = true)]
+        elements: Vec<String>,
+    },
+    /// Say whether an element is in the set: exit code 0 if it is, 1 if not
+    #[command(after_help = "Examples:\n  purlin set has tags red && echo yes")]
+    Has {
+        /// The set
+        name: String,
+        /// The element
+        element: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MapCommand {
+    /// Print the entries: key, value, who wrote it
+    #[command(after_help = "Examples:\n  purlin map ls cart\n  purlin map ls cart --output json")]
+    Ls {
+        /// The map
+        name: String,
+    },
+    /// Print the value of a key, byte for byte
+    #[command(after_help = "Examples:\n  purlin map get cart apples")]
+    Get {
+        /// The map
+        name: String,
+        /// The key
+        key: String,
+    },
+    /// Write the value of a key
+    #[command(after_help = "\
+Examples:
+  purlin map put cart apples '3 kg'
+  purlin map put files logo.png - < logo.png")]
+    Put {
+        /// The map
+        name: String,
+        /// The key
+        key: String,
+        /// The value; '-' or nothing takes standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        value: Option<String>,
+    },
+    /// Remove a key, or the whole map as far as the node asked has seen it
+    #[command(after_help = "Examples:\n  purlin map delete cart apples\n  purlin map delete cart")]
+    Delete {
+        /// The map
+        name: String,
+        /// The key [default: all of them]
+        key: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RegisterCommand {
+    /// Print the value, byte for byte
+    #[command(
+        after_help = "Examples:\n  purlin register get motd\n  purlin register get owner --multi"
+    )]
+    Get {
+        /// The register
+        name: String,
+        /// It keeps concurrent values: print all of them, one a line
+        #[arg(long)]
+        multi: bool,
+    },
+    /// Write the value
+    #[command(after_help = "\
+Examples:
+  purlin register put motd 'back at noon'
+  purlin register put owner ada --multi
+
+Of two writes at the same time the later by hybrid time holds; with --multi both stay until
+somebody who saw both writes again.")]
+    Put {
+        /// The register
+        name: String,
+        /// The value; '-' or nothing takes standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        value: Option<String>,
+        /// Keep concurrent values
+        #[arg(long)]
+        multi: bool,
+    },
+    /// Remove the value, as far as the node asked has seen it
+    #[command(after_help = "Examples:\n  purlin register delete motd")]
+    Delete {
+        /// The register
+        name: String,
+        /// It keeps concurrent values
+        #[arg(long)]
+        multi: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EphemeralCommand {
+    /// Print a value, byte for byte
+    #[command(after_help = "Examples:\n  purlin ephemeral get session/7")]
+    Get {
+        /// The key
+        key: String,
+    },
+    /// Write a value that may end by itself; prints its version
+    #[command(after_help = "\
+Examples:
+  purlin ephemeral put session/7 ada --ttl 30s
+  purlin ephemeral put leader n1 --if-absent --ttl 10s
+  v=$(purlin ephemeral put leader n1) && purlin ephemeral put leader n2 --if-version $v
+
+Conditions are checked against what the node asked has seen; two sides of a partition may both
+succeed, and the later write holds.")]
+    Put {
+        /// The key
+        key: String,
+        /// The value; '-' or nothing takes standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        value: Option<String>,
+        /// How long it counts [default: until deleted]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+        /// Only if this is the version there
+        #[arg(long, value_name = "VERSION", conflicts_with = "if_absent")]
+        if_version: Option<String>,
+        /// Only if there is no value
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// Remove a value
+    #[command(after_help = "Examples:\n  purlin ephemeral delete session/7")]
+    Delete {
+        /// The key
+        key: String,
+        /// Only if this is the version there
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<String>,
+    },
+    /// List keys with values, writers and how long they still count
+    #[command(after_help = "Examples:\n  purlin ephemeral ls session/")]
+    Ls {
+        /// Only keys that begin with this
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Print changes as they happen
+    #[command(after_help = "\
+Examples:
+  purlin ephemeral watch session/
+  purlin ephemeral watch --output json")]
+    Watch {
+        /// Only keys that begin with this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Stop after this many changes
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+}
+
+/// Who changes a flag, and why: kept in its history.
+#[derive(Debug, Args)]
+pub(crate) struct Signature {
+    /// Who changes it
+    #[arg(long, env = "USER", hide_env_values = true, default_value = "anonymous")]
+    pub(crate) who: String,
+    /// Why, for those who ask later
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) why: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FlagCommand {
+    /// List flags with how they stand and who changed them last
+    #[command(after_help = "Examples:\n  purlin flag ls\n  purlin flag ls shop/")]
+    Ls {
+        /// Only names that begin with this
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Print a flag's definition as JSON, ready for `flag set`
+    #[command(after_help = "Examples:\n  purlin flag get shop/new-cart > new-cart.json")]
+    Get {
+        /// The flag
+        name: String,
+    },
+    /// Give a flag a whole definition
+    #[command(after_help = "\
+Examples:
+  purlin flag set shop/new-cart '{\"otherwise\": {\"basis_points\": 2500}}' --why 'first quarter'
+  purlin flag set shop/new-cart - --why 'staff first' < new-cart.json
+  purlin flag set beta '{\"rules\": [{\"groups\": [\"staff\"], \"then\": \"on\"}], \"otherwise\": \"off\"}'
+
+Rules are read from the top and the first that matches decides; `otherwise` holds when none does.
+The kill switch stays as it is unless the definition says `killed`.")]
+    Set {
+        /// The flag
+        name: String,
+        /// The definition as JSON; '-' takes standard input
+        definition: String,
+        #[command(flatten)]
+        signature: Signature,
+    },
+    /// Turn it on for everybody no rule decides for; makes the flag if there is none
+    #[command(after_help = "Examples:\n  purlin flag on shop/new-cart --why 'launch day'")]
+    On {
+        /// The flag
+        name: String,
+        #[command(flatten)]
+        signature: Signature,
+    },
+    /// Turn it off for everybody no rule decides for; makes the flag if there is none
+    #[command(after_help = "Examples:\n  purlin flag off shop/new-cart --why 'not yet'")]
+    Off {
+        /// The flag
+        name: String,
+        #[command(flatten)]
+        signature: Signature,
+    },
+    /// Turn it on for a share of the actors, always the same ones
+    #[command(after_help = "\
+Examples:
+  purlin flag percent shop/new-cart 10 --why 'first tenth'
+  purlin flag percent shop/new-cart 0.5
+
+Whoever had it at 10 % has it at 20 % too: growing a share takes it from nobody.")]
+    Percent {
+        /// The flag
+        name: String,
+        /// 0 to 100, down to hundredths
+        #[arg(value_parser = basis_points)]
+        percent: u16,
+        #[command(flatten)]
+        signature: Signature,
+    },
+    /// Turn it off for everybody at once, whatever its rules say
+    #[command(after_help = "Examples:\n  purlin flag kill shop/new-cart --why 'it loses carts'")]
+    Kill {
+        /// The flag
+        name: String,
+        #[command(flatten)]
+        signature: Signature,
+    },
+    /// Take the kill switch off: its definition counts again
+    #[command(after_help = "Examples:\n  purlin flag unkill shop/new-cart --why 'fixed in 1.4.2'")]
+    Unkill {
+        /// The flag
+        name: String,
+        #[command(flatten)]
+        signature: Signature,
+    },
+    /// Ask whether it is on for somebody, and why
+    #[command(after_help = "\
+Examples:
+  purlin flag eval shop/new-cart --actor user-4711
+  purlin flag eval shop/new-cart --actor ada --group staff --attribute country=de
+
+Prints `on` or `off` and the reason; an unknown flag is off. The exit code is 0 either way.")]
+    Eval {
+        /// The flag
+        name: String,
+        /// Who asks, such as a user's id; without one, shares are off
+        #[arg(long)]
+        actor: Option<String>,
+        /// A group the actor is in; may be given several times
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+        /// Something known of the actor; may be given several times
+        #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = super::key_value)]
+        attributes: Vec<(String, String)>,
+    },
+    /// Print who changed it, when and why, the newest first
+    #[command(after_help = "Examples:\n  purlin flag audit shop/new-cart")]
+    Audit {
+        /// The flag
+        name: String,
+    },
+    /// Remove it: off for everybody; its history stays
+    #[command(
+        after_help = "Examples:\n  purlin flag delete shop/new-cart --why 'launched for good'"
+    )]
+    Delete {
+        /// The flag
+        name: String,
+        #[command(flatten)]
+        signature: Signature,
+    },
+}
+
+/// `12.5` as 1250, without a detour over doubles.
+fn basis_points(text: &str) -> Result<u16, String> {
+    let bad = || format!("{text:?} is not a number from 0 to 100 with at most two decimals");
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    if part.len() > 2 || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let whole: u16 = whole.parse().map_err(|_not_a_number| bad())?;
+    let part: u16 = format!("{part:0<2}").parse().map_err(|_not_a_number| bad())?;
+    let points = whole.checked_mul(100).and_then(|points| points.checked_add(part));
+    points.filter(|points| *points <= 10_000).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_percentage_has_two_decimals_and_ends_at_everybody() {
+        for (text, points) in
+            [("0", 0), ("10", 1000), ("0.5", 50), ("33.33", 3333), ("100", 10_000)]
+        {
+            assert_eq!(super::basis_points(text), Ok(points), "{text}");
+        }
+        for text in ["100.01", "-1", "", "1.234", "1.x", "700", "1e2"] {
+            assert!(super::basis_points(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `purlin ephemeral`: values that are everywhere, in memory, and may end by themselves.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use purlin_server::shapes::{EphemeralChange, EphemeralReport};
+
+use crate::{
+    args::EphemeralCommand,
+    client::{Client, segment},
+    exit::{Done, Failure},
+    output::{Output, Tone, human_micros, table},
+    replicated::{delete, key_text, read, value_text, write},
+    sse::{Event, Parser},
+};
+
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+const RETRIES: u32 = 60;
+
+pub(crate) async fn ephemeral(
+    client: &Client,
+    command: &EphemeralCommand,
+    output: &mut Output,
+) -> Done {
+    let path = |key: &str| format!("/v1/ephemeral/{}", segment(key));
+    match command {
+        EphemeralCommand::Get { key } => read(client, &path(key), key, output).await,
+        EphemeralCommand::Put { key, value, ttl, if_version, if_absent } => {
+            let mut query = Vec::new();
+            if let Some(ttl) = ttl {
+                query.push(format!("ttl_ms={}", ttl.as_millis()));
+            }
+            if let Some(version) = if_version {
+                query.push(format!("if_version={}", segment(version)));
+            }
+            if *if_absent {
+                query.push("if_absent=true".to_owned());
+            }
+            let path = format!("{}?{}", path(key), query.join("&"));
+            write(client, &path, value.as_deref(), output).await
+        }
+        EphemeralCommand::Delete { key, if_version } => {
+            let query = if_version.as_ref().map(|it| format!("?if_version={}", segment(it)));
+            let path = format!("{}{}", path(key), query.unwrap_or_default());
+            delete(client, &path, String::new(), output).await
+        }
+        EphemeralCommand::Ls { prefix } => list(client, prefix, output).await,
+        EphemeralCommand::Watch { prefix, count } => watch(client, prefix, *count, output).await,
+    }
+}
+
+async fn list(client: &Client, prefix: &str, output: &mut Output) -> Done {
+    let (mut after, mut rows) = (String::new(), Vec::new());
+    let prefix = segment(prefix);
+    loop {
+        let path = format!("/v1/ephemeral?limit=10000&prefix={prefix}{after}");
+        let page: EphemeralReport = client.get(&path).await?;
+        if output.is_json() {
+            output.json(&page)?;
+        }
+        rows.extend(page.entries.iter().map(|entry| {
+            let ends = entry.expires_in_ms.map_or_else(
+                || "stays".to_owned(),
+                |ms| format!("ends in {}", human_micros(ms.saturating_mul(1_000))),
+            );
+            vec![
+                (Tone::Strong, key_text(entry)),
+                (Tone::Quiet, entry.origin.clone()),
+                (Tone::Quiet, ends),
+                (Tone::Quiet, value_text(entry)),
+            ]
+        }));
+        match page.next {
+            Some(next) => after = format!("&after={}", segment(&next)),
+            None if output.is_json() => return Ok(()),
+            None => return table(&["KEY", "BY", "ENDS", "VALUE"], &rows, output),
+        }
+    }
+}
+
+async fn watch(client: &Client, prefix: &str, count: Option<u64>, output: &mut Output) -> Done {
+    let path = format!("/v1/ephemeral-watch?prefix={}", segment(prefix));
+    let (mut left, mut misses, mut was_open) = (count, 0, false);
+    while left != Some(0) {
+        let (endpoint, response) = match client.stream(&path, None).await {
+            Ok(opened) => opened,
+            Err(failure @ Failure::Unreachable(_)) if was_open && misses < RETRIES => {
+                if misses == 0 {
+                    output.note(failure.text().unwrap_or_default());
+                }
+                misses += 1;
+                tokio::time::sleep(RETRY_EVERY).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        output.note(&if was_open {
+            format!("watching {prefix:?} on {}; changes in between are missing", endpoint.url)
+        } else {
+            format!("watching {prefix:?} on {}", endpoint.url)
+        });
+        (misses, was_open) = (0, true);
+        let (mut parser, mut batch) = (Parser::default(), Vec::new());
+        let mut body = response.bytes_stream();
+        while left != Some(0)
+            && let Some(Ok(chunk)) = body.next().await
+        {
+            parser.feed(&chunk, &mut batch).map_err(Failure::not_done)?;
+            for event in batch.drain(..) {
+                if left != Some(0) && print(&event, output)? {
+                    left = left.map(|left| left - 1);
+                }
+            }
+            output.flush()?;
+        }
+        if left != Some(0) {
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
+/// Prints a change; says whether it was one.
+fn print(event: &Event, output: &mut Output) -> Result<bool, Failure> {
+    match event.kind.as_str() {
+        "change" => {}
+        "lag" => {
+            output.note(&format!("changes are missing here, list the keys again: {}", event.data));
+            return Ok(false);
+        }
+        _ => return Ok(false),
+    }
+    if output.is_json() {
+        output.line(&event.data)?;
+        return Ok(true);
+    }
+    let change: EphemeralChange = serde_json::from_str(&event.data)
+        .map_err(|error| Failure::NotDone(format!("a change cannot be read: {error}")))?;
+    let coded = || format!("base64:{}", change.key_base64.as_deref().unwrap_or_default());
+    let key = change.key.clone().unwrap_or_else(coded);
+    let line = match &change.now {
+        Some(entry) => {
+            format!("{} {key} = {}", output.toned(Tone::Good, "set"), value_text(entry))
+        }
+        None if change.cause == "expired" => {
+            format!("{} {key}", output.toned(Tone::Doubtful, "expired"))
+        }
+        None => format!("{} {key}", output.toned(Tone::Bad, "deleted")),
+    };
+    output.line(&line)?;
+    Ok(true)
+}
