@@ -13,30 +13,62 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[test]
-fn hello_cluster_greets_and_parts() {
-    let output = Command::new(env!("CARGO_BIN_EXE_hello_cluster")).output().unwrap();
+/// Runs a program to its end and looks for what it should have said.
+fn says(program: &str, lines: &[&str]) {
+    let output = Command::new(program).output().unwrap();
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
-    for line in [
-        "n1 sees n1, n2, n3",
-        "n3 sees n1, n2, n3",
-        "hello world, says n3 to n1",
-        "n2 heard on news/today: three nodes make a cluster",
-        "n3 is left",
-    ] {
+    for line in lines {
         assert!(out.contains(line), "{line} is not in:\n{out}");
     }
 }
 
 #[test]
 fn counter_service_counts_across_processes() {
-    let output = Command::new(env!("CARGO_BIN_EXE_counter_service")).output().unwrap();
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{out}{}", String::from_utf8_lossy(&output.stderr));
-    for line in ["40 + 2 = 42", "after a hundred more: 142", "after a reset: 0"] {
-        assert!(out.contains(line), "{line} is not in:\n{out}");
-    }
+    says(
+        env!("CARGO_BIN_EXE_counter_service"),
+        &["40 + 2 = 42", "after a hundred more: 142", "after a reset: 0"],
+    );
+}
+
+#[test]
+fn hello_cluster_greets_and_parts() {
+    says(
+        env!("CARGO_BIN_EXE_hello_cluster"),
+        &[
+            "n1 sees n1, n2, n3",
+            "n3 sees n1, n2, n3",
+            "hello world, says n3 to n1",
+            "n2 heard on news/today: three nodes make a cluster",
+            "n3 is left",
+        ],
+    );
+}
+
+#[test]
+fn the_shopping_cart_loses_nothing_that_two_cut_off_nodes_put_in() {
+    says(
+        env!("CARGO_BIN_EXE_shopping_cart"),
+        &[
+            "the phone sees flour 500 g, milk 1 l",
+            "cut off, the kitchen has eggs 6, flour 500 g\n",
+            "cut off, the phone has apples 1 kg, flour 500 g, milk 2 l\n",
+            "together again, both have apples 1 kg, eggs 6, flour 500 g, milk 2 l",
+        ],
+    );
+}
+
+#[test]
+fn feature_flags_reach_the_same_users_on_every_node_and_can_be_killed() {
+    says(
+        env!("CARGO_BIN_EXE_feature_flags"),
+        &[
+            "on n2, staff: on; customers: off",
+            "on both nodes the same: true",
+            "killed: staff off, on n2 too",
+            "bob on n1: it loses carts\nada on n2: a quarter\nada on n1: staff first",
+        ],
+    );
 }
 
 /// A participant of the chat: what it types and what it sees.
