@@ -83,7 +83,7 @@ const attributesOf = (text) => Object.fromEntries(words(text).map((pair) => { co
 function drawRules() {
   const list = byId("flag-rules"), rules = draft.rules;
   const swap = (at, to) => { [rules[at], rules[to]] = [rules[to], rules[at]]; edited(); drawRules(); };
-  const text = (label, value, placeholder, changed, type = "text") => h("label", {}, h("span", {}, label), h("input", { type, value, placeholder, autocomplete: "off", spellcheck: "false", oninput: (event) => { changed(event.target.value); edited(); } }));
+  const text = (label, value, placeholder, changed, type = "text", wide = null) => h("label", { class: wide }, h("span", {}, label), h("input", { type, value, placeholder, autocomplete: "off", spellcheck: "false", oninput: (event) => { changed(event.target.value); edited(); } }));
   list.replaceChildren(...rules.map((rule, at) => h("li", {},
     h("div", { class: "rule-head" }, h("strong", {}, `Rule ${at + 1}`),
       h("button", { type: "button", class: "ghost", disabled: at === 0, "aria-label": `Move rule ${at + 1} up`, onclick: () => swap(at, at - 1) }, "↑"),
@@ -91,8 +91,7 @@ function drawRules() {
       h("button", { type: "button", class: "ghost", onclick: () => { rules.splice(at, 1); edited(); drawRules(); } }, "Remove")),
     text("Actors", rule.actors.join(", "), "everybody", (value) => { rule.actors = words(value); }),
     text("or groups", rule.groups.join(", "), "everybody", (value) => { rule.groups = words(value); }),
-    text("with attributes", attributeText(rule.attributes), "country=de|at, plan=pro", (value) => { rule.attributes = attributesOf(value); }),
-    h("span"),
+    text("with attributes", attributeText(rule.attributes), "country=de|at, plan=pro", (value) => { rule.attributes = attributesOf(value); }, "text", "wide"),
     text("from", localTime(rule.from), "", (value) => { rule.from = value ? new Date(value).getTime() : null; }, "datetime-local"),
     text("until", localTime(rule.until), "", (value) => { rule.until = value ? new Date(value).getTime() : null; }, "datetime-local"),
     h("div", { class: "wide" }, rolloutBox(rule.then, (then) => { rule.then = then; edited(); }, `Rule ${at + 1} says`)))));
@@ -214,9 +213,9 @@ async function save(event) {
 }
 
 /** Asks who and why; resolves to them, or to null. */
-function confirmed(title, text, yes) {
+function confirmed(title, text, yes, danger = true) {
   const dialog = byId("confirm-dialog");
-  say(byId("h-confirm"), title); say(byId("confirm-text"), text); say(byId("confirm-yes"), yes);
+  say(byId("h-confirm"), title); say(byId("confirm-text"), text); say(byId("confirm-yes"), yes); byId("confirm-yes").className = danger ? "danger" : "";
   byId("confirm-who").value = who.value || remembered();
   byId("confirm-why").value = "";
   dialog.returnValue = "";
@@ -233,7 +232,7 @@ function confirmed(title, text, yes) {
 
 async function toggleKill() {
   const name = chosen, killed = byId("kill-row").dataset.killed !== "true";
-  const said = await confirmed(killed ? `Kill ${name}?` : `Bring ${name} back?`, killed ? "It will be off for everybody, on every node, at once. Its definition stays." : "Its definition will count again, on every node.", killed ? "Kill it" : "Bring it back");
+  const said = await confirmed(killed ? `Kill ${name}?` : `Bring ${name} back?`, killed ? "It will be off for everybody, on every node, at once. Its definition stays." : "Its definition will count again, on every node.", killed ? "Kill it" : "Bring it back", killed);
   if (!said) return;
   try {
     await request(`/v1/flags/${segments(name)}/kill`, { method: "POST", body: JSON.stringify({ killed, ...said }), headers: { "content-type": "application/json" } });
