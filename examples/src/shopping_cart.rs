@@ -29,8 +29,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     writeln!(out, "the phone sees {}", shown(&on_the_way))?;
 
     // The train enters a tunnel: nothing passes between the two any more, either way.
-    kitchen.transport().faults().add(FaultRule::cut(phone.id().name.clone()));
-    phone.transport().faults().add(FaultRule::cut(kitchen.id().name.clone()));
+    for (one, other) in [(&kitchen, &phone), (&phone, &kitchen)] {
+        let cut = FaultRule::cut(other.id().name.clone());
+        one.transport().faults().add(cut).ok_or("a transport takes some rules")?;
+    }
     at_home.put("eggs", "6")?;
     at_home.remove("milk")?;
     on_the_way.put("apples", "1 kg")?;
