@@ -43,6 +43,8 @@ pub const CRDT: ServiceId = ServiceId(8);
 pub const EPHEMERAL: ServiceId = ServiceId(9);
 /// The set of flags, on the wire.
 pub const FLAGS: ServiceId = ServiceId(10);
+/// The set of replicated caches, on the wire.
+pub const CACHES: ServiceId = ServiceId(11);
 
 /// Segments small enough that a set of flags does not take 64 MiB of disk.
 const LOG: LogConfig = LogConfig { segment_bytes: 4 << 20, waiting_bytes_max: 64 << 20 };

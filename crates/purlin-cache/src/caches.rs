@@ -1,0 +1,367 @@
+//! All caches of a node: opening them, serving other nodes, following the members.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use purlin_cluster::{Cluster, DrainHook, MembersRpc, Stage, View, Why};
+use purlin_core::{Clock, Deadline, Hlc, HlcTimestamp, Instant, NodeId, NodeName, Rng};
+use purlin_net::rpc::{Rejection, ServeError};
+use purlin_replica::ReplicaSet;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Notify;
+
+use crate::{
+    cache::{Cache, Core, Place, RawCache},
+    config::{CacheConfig, Kind, NAME_BYTES_MAX},
+    error::CacheError,
+    near::Neighbours,
+    partitioned,
+    placement::{Host, Placement},
+    replicated,
+    stats::CacheStats,
+    store::Store,
+    wire::{self, Spec},
+};
+
+/// The most caches of one node.
+pub const CACHES_MAX: usize = 1_024;
+
+/// How long a look at the members may be old when nothing seems to happen.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// All caches of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Caches {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Caches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.inner.open.read().keys()).finish()
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) cluster: Cluster,
+    pub(crate) rpc: MembersRpc,
+    pub(crate) hlc: Arc<Hlc>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: Mutex<Rng>,
+    pub(crate) state: ReplicaSet,
+    pub(crate) placement: RwLock<Placement>,
+    pub(crate) neighbours: Neighbours,
+    /// Rings whenever the members that hold entries are others.
+    pub(crate) rehoused: Notify,
+    pub(crate) open: RwLock<BTreeMap<String, Arc<Core>>>,
+}
+
+impl Caches {
+    /// Caches among the members of `cluster`. `state` is a replica set of their own, for
+    /// replicated caches. Once per node, before it is told to others; inside its runtime.
+    ///
+    /// # Errors
+    /// [`ServeError`] when this was done before on the same `rpc`.
+    pub fn start(
+        cluster: Cluster,
+        rpc: MembersRpc,
+        state: ReplicaSet,
+        hlc: Arc<Hlc>,
+        clock: Arc<dyn Clock>,
+        rng: Rng,
+    ) -> Result<Self, ServeError> {
+        let me = cluster.node().clone();
+        let placement = Placement::new(me.name.clone(), clock.now());
+        let inner = Arc::new(Inner {
+            placement: RwLock::new(placement),
+            neighbours: Neighbours::new(me.incarnation.0),
+            rehoused: Notify::new(),
+            open: RwLock::new(BTreeMap::new()),
+            rng: Mutex::new(rng),
+            cluster,
+            rpc,
+            hlc,
+            clock,
+            state,
+        });
+        inner.look(&inner.cluster.view());
+        serve(&inner)?;
+        inner.cluster.on_drain(Arc::new(HandOver(Arc::downgrade(&inner))));
+        inner.cluster.on_drain(Arc::new(Farewell(Arc::downgrade(&inner))));
+        tokio::spawn(follow_members(Arc::downgrade(&inner)));
+        tokio::spawn(partitioned::keep_in_place(Arc::downgrade(&inner)));
+        tokio::spawn(crate::near::keep_asking(Arc::downgrade(&inner)));
+        tokio::spawn(replicated::follow(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// The cache `name`, with values of type `V`; opened now if it is not open yet.
+    ///
+    /// Values travel and are kept as JSON, so that a release that adds a field reads what the one
+    /// before wrote, and other languages read them over HTTP.
+    ///
+    /// # Errors
+    /// [`CacheError::Differs`] when it is open with another configuration,
+    /// [`CacheError::Config`], [`CacheError::Name`] or [`CacheError::TooManyCaches`].
+    pub fn open<V: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        config: CacheConfig,
+    ) -> Result<Cache<V>, CacheError> {
+        Ok(self.open_raw(name, config)?.typed())
+    }
+
+    /// As [`Caches::open`], with bytes for values.
+    ///
+    /// # Errors
+    /// As [`Caches::open`].
+    pub fn open_raw(&self, name: &str, config: CacheConfig) -> Result<RawCache, CacheError> {
+        let core = self.inner.open(name, config, true)?;
+        Ok(RawCache::new(Arc::clone(&self.inner), core))
+    }
+
+    /// The cache `name` if it is open here: by this program, or because another node keeps
+    /// entries of it here.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<RawCache> {
+        let core = self.inner.open.read().get(name).cloned()?;
+        Some(RawCache::new(Arc::clone(&self.inner), core))
+    }
+
+    /// All caches open here, by name.
+    #[must_use]
+    pub fn stats(&self) -> Vec<CacheStats> {
+        self.inner.open.read().values().map(|core| core.stats()).collect()
+    }
+
+    /// Publishes the counts of all caches as metrics; call it now and then, for instance at every
+    /// scrape.
+    pub fn publish_metrics(&self) {
+        for stats in self.stats() {
+            stats.publish();
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn me(&self) -> &NodeId {
+        self.cluster.node()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub(crate) fn stamp(&self) -> Result<HlcTimestamp, CacheError> {
+        Ok(self.hlc.now(self.clock.wall())?)
+    }
+
+    /// Opens `name`. `is_ours` is whether this program asked; what another node opened here has
+    /// only the settings that matter for holding entries, so our own may complete them.
+    fn open(
+        &self,
+        name: &str,
+        config: CacheConfig,
+        is_ours: bool,
+    ) -> Result<Arc<Core>, CacheError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(fits) {
+            return Err(CacheError::Name(name.to_owned()));
+        }
+        config.check()?;
+        let mut open = self.open.write();
+        if let Some(core) = open.get(name) {
+            let there = core.config.read();
+            if !is_ours || *there == config {
+                drop(there);
+                return Ok(Arc::clone(core));
+            }
+            let holds_alike = there.kind == config.kind
+                && Spec::of(name, &there) == Spec::of(name, &config)
+                && there.ttl.is_none();
+            drop(there);
+            if !holds_alike || core.is_ours.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(CacheError::Differs(name.to_owned()));
+            }
+            core.is_ours.store(true, std::sync::atomic::Ordering::Relaxed);
+            *core.config.write() = config;
+            return Ok(Arc::clone(core));
+        }
+        if open.len() >= CACHES_MAX {
+            return Err(CacheError::TooManyCaches { caches: open.len(), max: CACHES_MAX });
+        }
+        let counts = Arc::default();
+        let place = match config.kind {
+            Kind::Local | Kind::Near | Kind::Partitioned => Place::Store(Store::new(
+                config.bytes_max,
+                Arc::clone(&self.clock),
+                Arc::clone(&counts),
+            )),
+            Kind::Replicated => Place::Replicated(replicated::Index::of(name, &self.state)),
+        };
+        if config.kind == Kind::Near {
+            self.neighbours.lease(config.lease);
+        }
+        let core = Arc::new(Core::new(name, config, counts, place, is_ours));
+        open.insert(name.to_owned(), Arc::clone(&core));
+        Ok(core)
+    }
+
+    /// The partitioned cache another node means.
+    fn meant(self: &Arc<Self>, spec: &Spec) -> Result<RawCache, Rejection> {
+        let core = self
+            .open(&spec.name, spec.to_config(), false)
+            .map_err(|error| Rejection::here(error.to_string()))?;
+        if core.config.read().kind != Kind::Partitioned {
+            return Err(Rejection::here(format!("cache {} is not partitioned here", spec.name)));
+        }
+        Ok(RawCache::new(Arc::clone(self), core))
+    }
+
+    /// Takes in who the members are now.
+    fn look(&self, view: &View) {
+        let hosts = view.members.iter().filter(|m| m.is_reachable() && !m.meta.draining);
+        let hosts = hosts.map(|m| Host { node: m.id.clone(), zone: m.meta.zone.clone() }).collect();
+        if self.placement.write().hosts(hosts, self.now()) {
+            self.rehoused.notify_waiters();
+        }
+        // A silent member may be writing on its side of a cut; one whose address refuses
+        // connections is no more.
+        let writers = view.members.iter().filter(|m| {
+            m.id != *self.me()
+                && (m.is_reachable()
+                    || (m.state == purlin_cluster::State::Down && m.why == Some(Why::Silent)))
+        });
+        self.neighbours.members(writers.map(|m| m.id.clone()), self.now());
+    }
+
+    /// A timestamp from elsewhere: later ones here are later than it.
+    pub(crate) fn observe(&self, version: HlcTimestamp) -> Result<(), Rejection> {
+        self.hlc
+            .observe(version, self.clock.wall())
+            .map(drop)
+            .map_err(|error| Rejection::here(error.to_string()))
+    }
+
+    pub(crate) fn zone_of(&self, view: &View, name: &NodeName) -> Option<String> {
+        view.get(name).and_then(|member| member.meta.zone.clone())
+    }
+}
+
+fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
+    let gone = || Rejection::here("this node has ended");
+    let weak = Arc::downgrade(inner);
+    let upgrade = move || Weak::upgrade(&weak).ok_or_else(gone);
+    let rpc = &inner.rpc;
+    let node = upgrade.clone();
+    rpc.serve(wire::GET, move |_, (spec, key)| {
+        let found = node().and_then(|node| Ok(node.meant(&spec)?.held_here(&key)));
+        std::future::ready(found)
+    })?;
+    let node = upgrade.clone();
+    rpc.serve(wire::STORE, move |_, (spec, entries, how)| {
+        let stored = node().and_then(|node| {
+            if node.cluster.is_draining() {
+                return Err(Rejection::here("this node is being drained"));
+            }
+            partitioned::take_in(&node.meant(&spec)?, entries, how)
+        });
+        std::future::ready(stored)
+    })?;
+    let node = upgrade.clone();
+    rpc.serve(wire::OFFER, move |_, (spec, offered)| {
+        let wanted = node().and_then(|node| Ok(partitioned::wanted(&node.meant(&spec)?, &offered)));
+        std::future::ready(wanted)
+    })?;
+    let node = upgrade.clone();
+    rpc.serve(wire::CHANGE, move |_, (spec, key, change)| {
+        let cache = node().and_then(|node| {
+            if node.cluster.is_draining() {
+                return Err(Rejection::here("this node is being drained"));
+            }
+            node.meant(&spec)
+        });
+        async move { partitioned::change_asked(cache?, key, change).await }
+    })?;
+    let node = upgrade.clone();
+    rpc.serve(wire::CLEAR, move |_, (spec, version)| {
+        let cleared = node().and_then(|node| {
+            node.observe(version)?;
+            node.meant(&spec)?.clear_here().map_err(|error| Rejection::here(error.to_string()))
+        });
+        std::future::ready(cleared)
+    })?;
+    let node = upgrade.clone();
+    rpc.serve(wire::MISSED, move |context, question| {
+        let told = node().map(|node| node.neighbours.asked(context.from, question, node.now()));
+        std::future::ready(told)
+    })?;
+    let node = upgrade;
+    rpc.serve(wire::TOLD, move |context, told| {
+        let taken = node().map(|node| node.told(&context.from, told));
+        std::future::ready(taken)
+    })
+}
+
+async fn follow_members(inner: Weak<Inner>) {
+    let Some(mut watch) = inner.upgrade().map(|inner| inner.cluster.watch()) else { return };
+    loop {
+        let changed = tokio::time::timeout(LOOK_EVERY, watch.changed()).await;
+        let Some(inner) = inner.upgrade() else { return };
+        if let Ok(view) = changed {
+            inner.look(&view);
+        }
+    }
+}
+
+/// Gives the entries of partitioned caches to those who hold them from now on.
+struct HandOver(Weak<Inner>);
+
+impl DrainHook for HandOver {
+    fn name(&self) -> &str {
+        "cache entries"
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::HandOff
+    }
+
+    fn run(
+        &self,
+        deadline: Deadline,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async move {
+            let Some(inner) = self.0.upgrade() else { return Ok(()) };
+            inner.look(&inner.cluster.view());
+            partitioned::hand_over(&inner, deadline).await
+        })
+    }
+}
+
+/// Lets the others hear everything this node wrote to near caches before it goes.
+struct Farewell(Weak<Inner>);
+
+impl DrainHook for Farewell {
+    fn name(&self) -> &str {
+        "near caches"
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::HandOff
+    }
+
+    fn run(
+        &self,
+        deadline: Deadline,
+    ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async move {
+            let Some(inner) = self.0.upgrade() else { return Ok(()) };
+            crate::near::say_farewell(&inner, deadline).await
+        })
+    }
+}
