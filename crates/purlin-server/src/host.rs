@@ -211,6 +211,7 @@ impl Host {
     /// Sets the gauges that are only worth setting when somebody reads them.
     pub(crate) fn measure(&self, process: &ProcessCost) {
         self.node.rpc().rpc().publish_metrics();
+        self.node.caches().publish_metrics();
         let view = self.node.cluster().view();
         let counts = member_counts(&view);
         let states = [

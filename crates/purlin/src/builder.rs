@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use purlin_cache::Caches;
 use purlin_cluster::{
     Cluster, ClusterConfig, MembersRpc, Meta, Remote,
     discovery::{
@@ -209,6 +210,16 @@ impl NodeBuilder {
         let state = state(&transport, &hlc, &clock, &mut rng, data.as_deref())?;
         cluster.add_intake(Arc::new(remote.clone()));
         let rpc = MembersRpc::new(cluster.clone(), transport.clone(), rpc);
+        let cached = ReplicaConfig::new(replica::CACHES, "caches");
+        let cached = ReplicaSet::start(cached, &transport, Arc::clone(&hlc), rng.fork())?;
+        let caches = Caches::start(
+            cluster.clone(),
+            rpc.clone(),
+            cached,
+            Arc::clone(&hlc),
+            Arc::clone(&clock),
+            rng.fork(),
+        )?;
         let parts = Parts {
             config,
             clock,
@@ -220,6 +231,7 @@ impl NodeBuilder {
             pubsub,
             hlc,
             state,
+            caches,
             _data: data,
         };
         Ok(Node::assemble(parts))

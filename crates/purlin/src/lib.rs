@@ -24,14 +24,15 @@
 //! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
 //! | 4 | [`Node::crdt`], [`Node::ephemeral`], [`Node::flags`] | strong eventual consistency; every side stays writable |
+//! | 4 | [`Node::cache`] | may forget at any time; how stale it may be is stated by its kind |
 //!
 //! # In reading order
 //! - [`Node`] and [`NodeBuilder`]; [`LocalNode`], the node without a network
 //! - [`Config`], [`Sources`]: `purlin.toml`, environment, flags
 //! - [`DataDir`]: what a node keeps between its lives
 //! - [`DevAuthority`]: certificates for tests and one machine
-//! - [`core`], [`crdt`], [`ring`], [`process`], [`net`], [`cluster`], [`pubsub`], [`replica`]: the
-//!   floors below, whole
+//! - [`core`], [`crdt`], [`ring`], [`process`], [`net`], [`cluster`], [`pubsub`], [`replica`],
+//!   [`cache`]: the floors below, whole
 //!
 //! This crate is wiring: it holds no protocol and decides nothing that a floor below could decide.
 
@@ -52,6 +53,7 @@ pub use error::StartError;
 pub use local::{LocalBuilder, LocalNode};
 pub use node::{Node, Stop};
 
+pub use purlin_cache as cache;
 pub use purlin_cluster as cluster;
 pub use purlin_core as core;
 pub use purlin_crdt as crdt;

@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use purlin_cache::{Cache, CacheConfig, CacheError, Caches};
 use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
 use purlin_core::{Clock, Hlc, Instant, NodeId};
 use purlin_net::Transport;
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
 use purlin_replica::{Flags, ReplicaSet};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use crate::{Config, DataDir, NodeBuilder};
@@ -60,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) pubsub: PubSub,
     pub(crate) hlc: Arc<Hlc>,
     pub(crate) state: State,
+    pub(crate) caches: Caches,
     // Held for its lock.
     pub(crate) _data: Option<Arc<DataDir>>,
 }
@@ -197,6 +200,26 @@ impl Node {
     #[must_use]
     pub fn flags(&self) -> &Flags {
         &self.inner.parts.state.flags
+    }
+
+    /// Level 4: the cache `name` with values of type `V`, opened now if it is not open yet. See
+    /// [`Caches::open`]. Guarantee: it may forget at any time; how stale it may be is stated by
+    /// its [`Kind`](purlin_cache::Kind). What others hold survives a restart by drain.
+    ///
+    /// # Errors
+    /// As [`Caches::open`].
+    pub fn cache<V: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        config: CacheConfig,
+    ) -> Result<Cache<V>, CacheError> {
+        self.caches().open(name, config)
+    }
+
+    /// Level 4: all caches of this node, those included that others opened here.
+    #[must_use]
+    pub fn caches(&self) -> &Caches {
+        &self.inner.parts.caches
     }
 
     /// The node's hybrid logical clock; with a data dir no timestamp is ever issued twice.
