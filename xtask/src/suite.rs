@@ -139,8 +139,9 @@ fn rustdoc(checkout: &Checkout, _: &mut Log) -> Result<(), Failure> {
     execute(
         checkout
             .cargo()
-            .args(["doc", "--workspace", "--no-deps", "--lib", "--locked"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+            .args(["doc", "--workspace", "--no-deps", "--lib", "--locked", "--keep-going"])
+            // A module's reading order names private modules too: links for us, text for users.
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"),
     )
 }
 

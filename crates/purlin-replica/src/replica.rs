@@ -240,7 +240,7 @@ impl ReplicaSet {
     /// with what it was when its directory was last written.
     ///
     /// # Errors
-    /// [`OpenError`](purlin_store::OpenError) inside [`StartError`] when the directory cannot be
+    /// [`OpenError`] inside [`StartError`] when the directory cannot be
     /// read or is damaged; nothing was started.
     pub fn start(
         mut config: ReplicaConfig,

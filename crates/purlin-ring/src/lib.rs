@@ -7,7 +7,7 @@
 //! In reading order:
 //! - [`hash`]: [`key_hash`], the one stable hash of keys
 //! - [`ring`]: [`Ring`], consistent hashing with virtual nodes, weights, zones and bounded loads
-//! - [`jump`]: [`jump()`], for numbered buckets that only come and go at the end
+//! - [`jump`](mod@jump): [`jump()`], for numbered buckets that only come and go at the end
 //! - [`rendezvous`]: [`rank`], highest random weight, for small sets and zone-spread replicas
 //! - [`plan`]: [`MovePlan`], exactly what moves between two memberships
 //!

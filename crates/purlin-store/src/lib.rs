@@ -10,7 +10,7 @@
 //! - [`disk`]: the [`Disk`] port: the real one, and one that fails on purpose
 //! - [`record`], [`segment`]: the format on disk and what recovery makes of it; pure
 //! - [`log`]: [`Log`], an append-only log with group commit
-//! - [`file`]: small files replaced whole: [`file::replace`] and [`file::read`]
+//! - [`file`](mod@file): small files replaced whole: [`file::replace`] and [`file::read`]
 //!
 //! # Source
 //! Pillai et al. 2014 (what crashes leave behind); Rebello et al. 2020 (a failed flush is final);

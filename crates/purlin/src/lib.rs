@@ -73,3 +73,8 @@ pub mod prelude {
 
     pub use crate::{Config, DevAuthority, LocalNode, Node, StartError, Stop, server};
 }
+
+/// The program in README.md compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
