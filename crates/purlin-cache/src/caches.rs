@@ -133,6 +133,21 @@ impl Caches {
         Some(RawCache::new(Arc::clone(&self.inner), core))
     }
 
+    /// The cache `name` as [`Caches::get`]; if it is not open here, a way to what other nodes hold
+    /// of it, if it is partitioned. Opens nothing here.
+    ///
+    /// # Errors
+    /// [`CacheError::Name`].
+    pub fn look_up(&self, name: &str) -> Result<RawCache, CacheError> {
+        if let Some(cache) = self.get(name) {
+            return Ok(cache);
+        }
+        check_name(name)?;
+        let config = CacheConfig::partitioned();
+        let core = self.inner.core(name, config, false);
+        Ok(RawCache::new(Arc::clone(&self.inner), Arc::new(core)))
+    }
+
     /// All caches open here, by name.
     #[must_use]
     pub fn stats(&self) -> Vec<CacheStats> {
@@ -169,10 +184,7 @@ impl Inner {
         config: CacheConfig,
         is_ours: bool,
     ) -> Result<Arc<Core>, CacheError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(fits) {
-            return Err(CacheError::Name(name.to_owned()));
-        }
+        check_name(name)?;
         config.check()?;
         let mut open = self.open.write();
         if let Some(core) = open.get(name) {
@@ -195,6 +207,15 @@ impl Inner {
         if open.len() >= CACHES_MAX {
             return Err(CacheError::TooManyCaches { caches: open.len(), max: CACHES_MAX });
         }
+        if config.kind == Kind::Near {
+            self.neighbours.lease(config.lease);
+        }
+        let core = Arc::new(self.core(name, config, is_ours));
+        open.insert(name.to_owned(), Arc::clone(&core));
+        Ok(core)
+    }
+
+    fn core(&self, name: &str, config: CacheConfig, is_ours: bool) -> Core {
         let counts = Arc::default();
         let place = match config.kind {
             Kind::Local | Kind::Near | Kind::Partitioned => Place::Store(Store::new(
@@ -204,15 +225,17 @@ impl Inner {
             )),
             Kind::Replicated => Place::Replicated(replicated::Index::of(name, &self.state)),
         };
-        if config.kind == Kind::Near {
-            self.neighbours.lease(config.lease);
-        }
-        let core = Arc::new(Core::new(name, config, counts, place, is_ours));
-        open.insert(name.to_owned(), Arc::clone(&core));
-        Ok(core)
+        Core::new(name, config, counts, place, is_ours)
     }
 
-    /// The partitioned cache another node means.
+    /// The partitioned cache another node asks for, if it is open here.
+    fn asked_for(self: &Arc<Self>, spec: &Spec) -> Option<RawCache> {
+        let core = self.open.read().get(&spec.name).cloned()?;
+        let cache = RawCache::new(Arc::clone(self), core);
+        (cache.kind() == Kind::Partitioned).then_some(cache)
+    }
+
+    /// The partitioned cache another node means; opened now if it is not open yet.
     fn meant(self: &Arc<Self>, spec: &Spec) -> Result<RawCache, Rejection> {
         let core = self
             .open(&spec.name, spec.to_config(), false)
@@ -253,6 +276,14 @@ impl Inner {
     }
 }
 
+fn check_name(name: &str) -> Result<(), CacheError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(fits) {
+        return Err(CacheError::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
 fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
     let gone = || Rejection::here("this node has ended");
     let weak = Arc::downgrade(inner);
@@ -260,7 +291,7 @@ fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
     let rpc = &inner.rpc;
     let node = upgrade.clone();
     rpc.serve(wire::GET, move |_, (spec, key)| {
-        let found = node().and_then(|node| Ok(node.meant(&spec)?.held_here(&key)));
+        let found = node().map(|node| node.asked_for(&spec)?.held_here(&key));
         std::future::ready(found)
     })?;
     let node = upgrade.clone();
@@ -292,7 +323,12 @@ fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
     rpc.serve(wire::CLEAR, move |_, (spec, version)| {
         let cleared = node().and_then(|node| {
             node.observe(version)?;
-            node.meant(&spec)?.clear_here().map_err(|error| Rejection::here(error.to_string()))
+            match node.asked_for(&spec) {
+                Some(cache) => {
+                    cache.clear_here().map_err(|error| Rejection::here(error.to_string()))
+                }
+                None => Ok(()),
+            }
         });
         std::future::ready(cleared)
     })?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use purlin::{Node, config::Shown};
+use purlin::{Node, cache::Caches, config::Shown};
 use purlin_cluster::{
     drain::Phase as DrainPhase,
     swim::State,
@@ -76,6 +76,10 @@ impl Host {
 
     pub(crate) fn ephemeral(&self) -> &ReplicaSet {
         self.node.ephemeral()
+    }
+
+    pub(crate) fn caches(&self) -> &Caches {
+        self.node.caches()
     }
 
     pub(crate) fn flags(&self) -> &Flags {

@@ -4,6 +4,7 @@
 //! the handler's own attributes; a test holds that the two agree, so nothing is served undescribed
 //! and nothing described is missing.
 
+mod caches;
 mod cluster;
 mod ephemeral;
 mod events;
@@ -122,6 +123,14 @@ const TABLE: &[Route] = &[
     }),
     // Serves BESIDE too: the router cannot tell the two apart when names hold slashes.
     wide("/v1/flags/{name}/evaluate", "/v1/flags/{*rest}", Access::Write, || post(flags::act)),
+    route("/v1/caches", Access::Read, || get(caches::list)),
+    route("/v1/caches/{cache}", Access::Read, || get(caches::stats)),
+    wide("/v1/caches/{cache}/{key}", "/v1/caches/{cache}/{*rest}", Access::Read, || {
+        get(caches::get)
+    }),
+    wide("/v1/caches/{cache}/{key}", "/v1/caches/{cache}/{*rest}", Access::Write, || {
+        put(caches::put).delete(caches::remove)
+    }),
     route("/v1/registry", Access::Read, || get(inspect::registry)),
     route("/v1/processes", Access::Read, || get(inspect::processes)),
     route("/v1/config", Access::Read, || get(inspect::config)),
@@ -196,6 +205,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         state::values, state::put_value, state::remove_values,
         ephemeral::list, ephemeral::watch, ephemeral::get, ephemeral::put, ephemeral::remove,
         flags::list, flags::get, flags::put, flags::remove, flags::kill, flags::evaluate,
+        caches::list, caches::stats, caches::get, caches::put, caches::remove,
         inspect::registry, inspect::processes, inspect::config,
         operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
     ),

@@ -808,3 +808,99 @@ pub struct End {
     /// More about it, for people.
     pub detail: String,
 }
+
+/// `GET /v1/caches`: the caches of the answering node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CachesReport {
+    /// One per cache, by name.
+    pub caches: Vec<CacheReport>,
+}
+
+/// `GET /v1/caches/{cache}`: what a cache holds on the answering node, and did since it was opened
+/// there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CacheReport {
+    /// Its name.
+    #[schema(example = "cart")]
+    pub name: String,
+    /// `local`, `near`, `partitioned` or `replicated`.
+    #[schema(example = "partitioned")]
+    pub kind: String,
+    /// Entries held here, memories of removals included.
+    pub entries: u64,
+    /// Bytes held here, keys and overhead included.
+    pub bytes: u64,
+    /// The most it holds here.
+    pub bytes_max: u64,
+    /// Reads from here that found a value.
+    pub hits: u64,
+    /// Reads from here that found none.
+    pub misses: u64,
+    /// Values given out after their time while they were loaded anew.
+    pub stale_hits: u64,
+    /// Writes from here.
+    pub writes: u64,
+    /// Removals from here.
+    pub removes: u64,
+    /// Entries pushed out for lack of room.
+    pub evictions: u64,
+    /// Entries whose time was over.
+    pub expirations: u64,
+    /// Values refused for their size.
+    pub refused_too_large: u64,
+    /// Loads run here.
+    pub loads: u64,
+    /// Loads that failed.
+    pub load_failures: u64,
+    /// Readers who shared somebody else's load.
+    pub loads_shared: u64,
+    /// Entries of a near cache held back because a writer was not heard in time.
+    pub distrusted: u64,
+    /// Second replicas asked because the first was slow.
+    pub hedges: u64,
+    /// Entries sent to other nodes because the members changed.
+    pub moved: u64,
+    /// Writes that did not reach every node they should have.
+    pub writes_incomplete: u64,
+}
+
+impl From<purlin::cache::CacheStats> for CacheReport {
+    fn from(stats: purlin::cache::CacheStats) -> Self {
+        use purlin::cache::Kind;
+        let kind = match stats.kind {
+            Kind::Local => "local",
+            Kind::Near => "near",
+            Kind::Partitioned => "partitioned",
+            Kind::Replicated => "replicated",
+        };
+        Self {
+            name: stats.name,
+            kind: kind.to_owned(),
+            entries: stats.entries,
+            bytes: stats.bytes,
+            bytes_max: stats.bytes_max,
+            hits: stats.hits,
+            misses: stats.misses,
+            stale_hits: stats.stale_hits,
+            writes: stats.writes,
+            removes: stats.removes,
+            evictions: stats.evictions,
+            expirations: stats.expirations,
+            refused_too_large: stats.refused_too_large,
+            loads: stats.loads,
+            load_failures: stats.load_failures,
+            loads_shared: stats.loads_shared,
+            distrusted: stats.distrusted,
+            hedges: stats.hedges,
+            moved: stats.moved,
+            writes_incomplete: stats.writes_incomplete,
+        }
+    }
+}
+
+/// `PUT` and `DELETE /v1/caches/{cache}/{key}`: whether it was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CacheWritten {
+    /// `false` only when the condition of the request did not hold.
+    pub written: bool,
+}
