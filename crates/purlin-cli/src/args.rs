@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::state::{
-    CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand, SetCommand,
-    Signature,
+    CacheCommand, CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand,
+    SetCommand, Signature,
 };
 
 const EXIT_CODES: &str =
@@ -168,6 +168,9 @@ Payloads go to standard output, one a line; notes about gaps go to standard erro
     /// Read and write values that are everywhere, in memory, and may end by themselves
     #[command(subcommand)]
     Ephemeral(EphemeralCommand),
+    /// Keep values that may be forgotten at any time, and see what caches hold
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Decide who gets a feature, and see who decided what
     #[command(
         subcommand,

@@ -1,6 +1,7 @@
 //! The `purlin` binary: the library's node ready-made, and commands that ask running nodes.
 
 mod args;
+mod cache;
 mod cert;
 mod client;
 mod config;
@@ -87,6 +88,9 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         }
         Command::Ephemeral(command) => {
             on_runtime(ephemeral::ephemeral(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Cache(command) => {
+            on_runtime(cache::cache(&Client::new(&cli.global)?, command, output))
         }
         Command::Flag(command) => {
             on_runtime(flag::flag(&Client::new(&cli.global)?, command, output))

@@ -221,7 +221,7 @@ pub(crate) async fn write(
 }
 
 /// The value given, or all of standard input.
-fn value_of(given: Option<&str>) -> Result<Vec<u8>, Failure> {
+pub(crate) fn value_of(given: Option<&str>) -> Result<Vec<u8>, Failure> {
     match given {
         Some(text) if text != "-" => Ok(text.as_bytes().to_vec()),
         Some(_) | None => standard_input(),

@@ -155,6 +155,56 @@ somebody who saw both writes again.")]
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Print a value, byte for byte
+    #[command(after_help = "Examples:\n  purlin cache get cart user/42")]
+    Get {
+        /// The cache
+        cache: String,
+        /// The key
+        key: String,
+    },
+    /// Write a value; opens the cache with its default bounds if need be
+    #[command(after_help = "\
+Examples:
+  purlin cache put cart user/42 'three apples' --ttl 10m
+  purlin cache put prices eur - --kind replicated < prices.json
+  purlin cache put cart user/42 pears --if-absent")]
+    Put {
+        /// The cache
+        cache: String,
+        /// The key
+        key: String,
+        /// The value; '-' or nothing takes standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        value: Option<String>,
+        /// How long it counts [default: as the cache says]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+        /// What to open the cache as [default: partitioned]
+        #[arg(long, value_parser = ["local", "near", "partitioned", "replicated"])]
+        kind: Option<String>,
+        /// Only if there is no value
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// Remove a value
+    #[command(after_help = "Examples:\n  purlin cache delete cart user/42")]
+    Delete {
+        /// The cache
+        cache: String,
+        /// The key
+        key: String,
+    },
+    /// Show what the caches of a node hold and did
+    #[command(after_help = "Examples:\n  purlin cache stats\n  purlin cache stats cart")]
+    Stats {
+        /// One cache [default: all]
+        cache: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum EphemeralCommand {
     /// Print a value, byte for byte
     #[command(after_help = "Examples:\n  purlin ephemeral get session/7")]

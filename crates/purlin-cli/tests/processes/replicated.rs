@@ -83,6 +83,16 @@ fn what_one_node_was_told_every_node_says_and_a_no_has_its_own_exit_code() {
     seen(&cluster, 3, &["ephemeral", "get", "leader"], "n2");
     assert!(done(&cluster, 3, &["ephemeral", "ls"]).contains("ends in"));
     done(&cluster, 3, &["ephemeral", "delete", "leader"]);
+
+    done(&cluster, 1, &["cache", "put", "cart", "user/42", "apples", "--ttl", "10m"]);
+    for node in 1..=3 {
+        assert_eq!(done(&cluster, node, &["cache", "get", "cart", "user/42"]), "apples");
+    }
+    let taken = ["cache", "put", "cart", "user/42", "pears", "--if-absent"];
+    assert_eq!(ask(&cluster, 2, &taken).0, Some(1));
+    assert!(done(&cluster, 1, &["cache", "stats", "cart"]).contains("partitioned"));
+    done(&cluster, 3, &["cache", "delete", "cart", "user/42"]);
+    assert_eq!(ask(&cluster, 1, &["cache", "get", "cart", "user/42"]).0, Some(1));
     seen(&cluster, 1, &["ephemeral", "get", "leader"], "");
 }
 
