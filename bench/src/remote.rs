@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use purlin::Node;
-use purlin_cluster::Remote;
 use purlin_core::NodeName;
 use purlin_process::{Address, CallError, SpawnOptions};
 
@@ -147,24 +146,21 @@ fn server(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     runtime
         .block_on(node.processes().spawn_remote::<Adder>((), SpawnOptions::named(NAME)))
         .map_err(Failure::role("spawning a process"))?;
-    let _guard = runtime.enter();
-    let _remote = Remote::start(node.transport(), node.processes());
     puppet.ready(&node.cluster_addr().to_string());
     while puppet.next_round().is_some() {}
     Ok(())
 }
 
 /// Finds the process on the other node.
-async fn find(node: &Node) -> Result<(Remote, Address<Adder>), Failure> {
+async fn find(node: &Node) -> Result<Address<Adder>, Failure> {
     let within = Duration::from_secs(10);
     node.cluster().wait_for_members(2, within).await.map_err(Failure::role("joining"))?;
     let server = NodeName::parse(SERVER).map_err(Failure::role("naming a node"))?;
-    let remote = Remote::start(node.transport(), node.processes());
-    let found = remote.whereis(&server, NAME, within).await;
-    let adder = found
+    node.remote()
+        .whereis(&server, NAME, within)
+        .await
         .map_err(Failure::role("looking the process up"))?
-        .ok_or_else(|| Failure::Role(format!("{SERVER} has no process called {NAME}")))?;
-    Ok((remote, adder))
+        .ok_or_else(|| Failure::Role(format!("{SERVER} has no process called {NAME}")))
 }
 
 /// The node whose tasks call.
@@ -172,7 +168,7 @@ fn caller(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     let runtime = runtime()?;
     let node = runtime.block_on(nodes::start(arguments.text(0)?, "caller", arguments.rest(2)))?;
     let callers = arguments.number(1)?;
-    let (_remote, adder) = runtime.block_on(find(&node))?;
+    let adder = runtime.block_on(find(&node))?;
     puppet.ready("");
     while let Some(calls) = puppet.next_round() {
         let adder = adder.clone();
@@ -208,7 +204,7 @@ async fn echo(adder: Address<Adder>, calls: u64) -> Result<(), CallError> {
 fn caster(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     let runtime = runtime()?;
     let node = runtime.block_on(nodes::start(arguments.text(0)?, "caster", arguments.rest(1)))?;
-    let (_remote, adder) = runtime.block_on(find(&node))?;
+    let adder = runtime.block_on(find(&node))?;
     puppet.ready("");
     while let Some(casts) = puppet.next_round() {
         let adder = adder.clone();

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::puppet::{Arguments, Puppet, runtime};
 
 /// As large as the mailbox that ours gets by default.
-const CAPACITY: usize = 4_096;
+const CAPACITY: usize = 16_384;
 
 enum Message {
     /// Adds, and answers the new sum.
