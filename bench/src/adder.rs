@@ -6,7 +6,8 @@ use purlin_process::{
     Context, Envelope, ExitReason, Handle, Inbound, Message, MessageKind, RemoteServer, Server,
     Undelivered,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Adds what it is sent, and counts what it is only shown.
 #[derive(Debug)]
@@ -18,11 +19,29 @@ pub(crate) struct Add(pub(crate) u64);
 
 /// 16 bytes that come back; counts as one.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Echo(pub(crate) [u8; 16]);
+pub(crate) struct Echo(pub(crate) Payload);
 
 /// 16 bytes that are counted as one.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Count(pub(crate) [u8; 16]);
+pub(crate) struct Count(pub(crate) Payload);
+
+/// Opaque bytes, as the peers send them: copied whole, where serde would take an array of `u8` for
+/// a tuple of sixteen numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Payload(pub(crate) [u8; 16]);
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = <&[u8]>::deserialize(deserializer)?;
+        bytes.try_into().map(Self).map_err(|_| D::Error::invalid_length(bytes.len(), &"16 bytes"))
+    }
+}
 
 impl Message for Add {
     type Reply = u64;
@@ -30,7 +49,7 @@ impl Message for Add {
 }
 
 impl Message for Echo {
-    type Reply = [u8; 16];
+    type Reply = Payload;
     const NAME: &'static str = "Adder.echo";
 }
 
@@ -61,7 +80,7 @@ impl Handle<Add> for Adder {
 }
 
 impl Handle<Echo> for Adder {
-    async fn handle(&mut self, Echo(payload): Echo, _: &mut Context<Self>) -> [u8; 16] {
+    async fn handle(&mut self, Echo(payload): Echo, _: &mut Context<Self>) -> Payload {
         self.0 += 1;
         payload
     }
@@ -74,11 +93,11 @@ impl Handle<Echo> for Adder {
 
 impl Handle<Count> for Adder {
     async fn handle(&mut self, Count(payload): Count, _: &mut Context<Self>) {
-        self.0 += u64::from(!payload.is_empty());
+        self.0 += u64::from(payload.0 != [0; 16]);
     }
 
     fn handle_now(&mut self, Count(payload): Count, _: &mut Context<Self>) -> Result<(), Count> {
-        self.0 += u64::from(!payload.is_empty());
+        self.0 += u64::from(payload.0 != [0; 16]);
         Ok(())
     }
 }
@@ -95,5 +114,18 @@ impl RemoteServer for Adder {
             Count::KIND => inbound.decode::<Self, Count>(payload),
             _ => Err(inbound.unknown::<Self>(kind)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Payload;
+    use purlin_process::Encode as _;
+
+    #[test]
+    fn a_payload_travels_whole() {
+        let mut encoded = Vec::new();
+        Payload([7; 16]).encode(&mut encoded).unwrap();
+        assert_eq!(encoded.len(), 17, "a length and the bytes");
     }
 }

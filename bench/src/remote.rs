@@ -6,7 +6,7 @@ use purlin::Node;
 use purlin_core::NodeName;
 use purlin_process::{Address, CallError, SpawnOptions};
 
-use crate::adder::{Add, Adder, Count, Echo};
+use crate::adder::{Add, Adder, Count, Echo, Payload};
 use crate::case::{Bar, Case, Contender, Contest, RowSpec, Unit};
 use crate::failure::Failure;
 use crate::machine::{ERL, ERLC, NATS_SERVER};
@@ -194,7 +194,7 @@ fn caller(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
 /// One caller, one call after the other; the answer has to be what was sent.
 async fn echo(adder: Address<Adder>, calls: u64) -> Result<(), CallError> {
     for _ in 0..calls {
-        let payload = [7; PAYLOAD];
+        let payload = Payload([7; PAYLOAD]);
         assert_eq!(adder.call(Echo(payload)).await?, payload, "an echo is what was said");
     }
     Ok(())
@@ -211,7 +211,7 @@ fn caster(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
         let round = async move {
             let before = adder.call(Add(0)).await?;
             for _ in 0..casts {
-                adder.cast(Count([7; PAYLOAD])).await?;
+                adder.cast(Count(Payload([7; PAYLOAD]))).await?;
             }
             Ok::<_, CallError>(adder.call(Add(0)).await? - before)
         };
