@@ -39,7 +39,10 @@ impl Serialize for Payload {
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = <&[u8]>::deserialize(deserializer)?;
-        bytes.try_into().map(Self).map_err(|_| D::Error::invalid_length(bytes.len(), &"16 bytes"))
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_other_length| D::Error::invalid_length(bytes.len(), &"16 bytes"))
     }
 }
 
@@ -85,7 +88,7 @@ impl Handle<Echo> for Adder {
         payload
     }
 
-    fn handle_now(&mut self, Echo(payload): Echo, _: &mut Context<Self>) -> Result<[u8; 16], Echo> {
+    fn handle_now(&mut self, Echo(payload): Echo, _: &mut Context<Self>) -> Result<Payload, Echo> {
         self.0 += 1;
         Ok(payload)
     }
