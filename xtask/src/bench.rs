@@ -18,8 +18,9 @@ pub(crate) struct Options {
 
 /// Builds both programs in release and runs the benches with the given arguments.
 pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<(), Failure> {
-    let asks_for_help = options.arguments.iter().any(|word| word == "--help" || word == "-h");
-    if !asks_for_help {
+    let only_looks =
+        options.arguments.iter().any(|word| word == "--help" || word == "-h" || word == "--list");
+    if !only_looks {
         // Without a peer there is no ratio, so a missing peer is a failure and not a skip.
         packages::ensure(packages::FOR_BENCHES)?;
         execute(checkout.cargo().args(["build", "--release", "--package", "purlin-cli"]))?;
