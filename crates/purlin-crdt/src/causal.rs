@@ -184,6 +184,18 @@ impl<R: Replica, K: Ord + Clone, S: DotStore<R>> Causal<R, DotMap<K, S>> {
         self.store.retain(|_, store| keep(store));
     }
 
+    /// Sets what is kept under `key` to what was kept here before, and notes its dots as seen: for
+    /// reading back a replica's own state, never for what another one says.
+    pub fn restore(&mut self, key: K, kept: Option<S>) {
+        match kept {
+            Some(store) => {
+                store.dots(&mut |dot| self.context.insert(dot));
+                self.store.set(key, store);
+            }
+            None => self.store.forget(&key),
+        }
+    }
+
     /// Notes that every piece of a state seen as `theirs` has arrived.
     pub fn absorb(&mut self, theirs: &CausalContext<R>) {
         self.context.join(theirs);

@@ -322,6 +322,11 @@ impl<K: Ord, S> DotMap<K, S> {
         self.0.entry(key).or_default()
     }
 
+    /// Takes `key` out without a trace.
+    pub(crate) fn forget(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+
     /// Sets what is kept under `key`.
     pub fn set(&mut self, key: K, store: S) {
         self.0.insert(key, store);

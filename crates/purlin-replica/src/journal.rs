@@ -2,8 +2,8 @@
 //!
 //! Every change is a record in the log, in the order in which it was made; reading them all in
 //! that order makes the same state again. So that the log does not grow with every write for ever,
-//! the whole state is now and then written behind the changes, piece by piece while writers go
-//! on, and what lies before the first piece is forgotten.
+//! the whole state is now and then written behind the changes: first all that was seen, then what is
+//! kept, part by part while writers go on. What lies before is forgotten.
 
 use purlin_core::hlc::NodeTag;
 use purlin_crdt::CausalContext;
@@ -26,10 +26,25 @@ pub enum Record {
     Update(Update),
     /// A piece of another replica's state, with all that one had seen.
     Piece(Piece, CausalContext<NodeTag>),
-    /// All pieces of another's state, or of one's own, have been written.
+    /// All of this has been seen: the pieces of another's state are in, or one's own state follows.
     Absorb(CausalContext<NodeTag>),
-    /// A part of one's own state.
-    Part(Entries),
+    /// Everything one keeps in some leaves, as it is at this place of the log.
+    Part(Part),
+}
+
+/// Everything a replica keeps from one leaf up to another.
+///
+/// Reading it back *sets* those leaves; it is not joined. A join asks what was seen, and the log may
+/// hold an [`Record::Absorb`] whose pieces have been forgotten: joined behind it, entries that were
+/// kept all along would pass for seen and deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The first leaf.
+    pub from: Leaf,
+    /// The first leaf behind it; `None` for the end.
+    pub to: Option<Leaf>,
+    /// All that is kept there.
+    pub entries: Entries,
 }
 
 /// The format this release writes.
@@ -81,26 +96,177 @@ impl Store {
                 drop(self.join_piece(&from, to.as_ref(), &piece.entries, theirs));
             }
             Record::Absorb(seen) => self.absorb(seen),
-            Record::Part(entries) => drop(self.join_part(entries)),
+            Record::Part(part) => self.restore(part),
         }
     }
 
-    /// The entries of the leaves from `leaf` on, about `bytes` of them, and the leaf to go on
-    /// with: for writing the whole state in parts.
-    pub(crate) fn part(&self, leaf: Leaf, bytes: usize) -> (Entries, Option<Leaf>) {
-        let (start, _) = leaf.range();
-        let mut part = Entries::default();
+    /// The leaves from `from` on, about `bytes` of them, for writing the whole state in parts; the
+    /// next part begins where this one ends.
+    pub(crate) fn part(&self, from: Leaf, bytes: usize) -> Part {
+        let (start, _) = from.range();
+        let mut entries = Entries::default();
         let mut held = 0;
         let mut last = None;
         for (slot, cell) in self.range(&start, None) {
+            let leaf = Leaf::of(slot);
             // Whole leaves, so that the next part begins at a leaf.
-            if held > bytes && last != Some(Leaf::of(slot)) {
-                return (part, Some(Leaf::of(slot)));
+            if held > bytes && last != Some(leaf) {
+                return Part { from, to: Some(leaf), entries };
             }
             held += crate::sync::cell_weight(slot, cell);
-            last = Some(Leaf::of(slot));
-            part.set(slot.clone(), cell.clone());
+            last = Some(leaf);
+            entries.set(slot.clone(), cell.clone());
         }
-        (part, None)
+        Part { from, to: None, entries }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use purlin_core::{Hlc, Incarnation, NodeId, NodeName, WallTime};
+
+    use super::*;
+    use crate::{
+        cell::{Cell, Written},
+        slot::Slot,
+    };
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Put(u8),
+        Remove(u8),
+        /// The other replica does something of its own.
+        Theirs(u8),
+        /// Takes over the whole state of the other, in pieces.
+        Pull,
+        /// Goes on with writing the whole state, or begins to.
+        Compact,
+        /// Forgets as many records as it may; each byte of it picks how many it does.
+        Forget(u8),
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            4 => (0..20_u8).prop_map(Act::Put),
+            2 => (0..20_u8).prop_map(Act::Remove),
+            3 => (0..20_u8).prop_map(Act::Theirs),
+            1 => Just(Act::Pull),
+            4 => Just(Act::Compact),
+            2 => any::<u8>().prop_map(Act::Forget),
+        ];
+        prop::collection::vec(act, 0..80)
+    }
+
+    struct World {
+        here: Store,
+        there: Store,
+        clock: Hlc,
+        log: Vec<Record>,
+        forgotten: usize,
+        /// Where the whole state may be read from, once it has been written from there on.
+        complete: usize,
+        writing: Option<(usize, Leaf)>,
+    }
+
+    fn slot(n: u8) -> Slot {
+        Slot::new(format!("key:{n}")).unwrap()
+    }
+
+    impl World {
+        fn new() -> Self {
+            let node = |name: &str| NodeId::new(NodeName::parse(name).unwrap(), Incarnation(1));
+            let (here, there) = (node("here"), node("there"));
+            Self {
+                here: Store::new(NodeTag::of(&here)),
+                there: Store::new(NodeTag::of(&there)),
+                clock: Hlc::new(&here),
+                log: Vec::new(),
+                forgotten: 0,
+                complete: 0,
+                writing: None,
+            }
+        }
+
+        fn written(&self) -> Written {
+            let at = self.clock.now(WallTime::from_millis(1)).unwrap();
+            Written { at, expires: None, value: vec![7].into() }
+        }
+
+        fn act(&mut self, act: &Act) {
+            match act {
+                Act::Put(n) => {
+                    let written = self.written();
+                    let update = self.here.put(slot(*n), written).unwrap();
+                    self.log.push(Record::Update(update));
+                }
+                Act::Remove(n) => self.log.extend(self.here.remove(&slot(*n)).map(Record::Update)),
+                Act::Theirs(n) => {
+                    let written = self.written();
+                    let update = self.there.put(slot(*n), written).unwrap();
+                    // Every other write is heard at once; the rest waits for a pull.
+                    if n % 2 == 0 {
+                        self.here.join(&update);
+                        self.log.push(Record::Update(update));
+                    }
+                }
+                Act::Pull => {
+                    let seen = self.there.context().clone();
+                    for (slot, cell) in self.there.iter() {
+                        let (leaf, from) = (Leaf::of(slot), Some(slot.clone()));
+                        let entries = Entries::one(slot.clone(), cell.clone());
+                        let piece = Piece { leaf, from, to: None, entries };
+                        let (start, end) = piece.range();
+                        self.here.join_piece(&start, end.as_ref(), &piece.entries, &seen);
+                        self.log.push(Record::Piece(piece, seen.clone()));
+                    }
+                    self.here.absorb(&seen);
+                    self.log.push(Record::Absorb(seen));
+                }
+                Act::Compact => {
+                    let (from, leaf) = match self.writing.take() {
+                        Some(writing) => writing,
+                        None => {
+                            let from = self.log.len();
+                            self.log.push(Record::Absorb(self.here.context().clone()));
+                            (from, Leaf(0))
+                        }
+                    };
+                    let part = self.here.part(leaf, 40);
+                    let next = part.to;
+                    self.log.push(Record::Part(part));
+                    match next {
+                        Some(leaf) => self.writing = Some((from, leaf)),
+                        None => self.complete = from,
+                    }
+                }
+                // Segments end anywhere: some records before the whole state may stay.
+                Act::Forget(some) => {
+                    let may = self.complete.saturating_sub(self.forgotten);
+                    self.forgotten += may * usize::from(*some) / 255;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_left_of_the_log_makes_the_same_state_again(acts in acts()) {
+            let mut world = World::new();
+            acts.iter().for_each(|act| world.act(act));
+            let mut again = Store::new(NodeTag(0));
+            for record in &world.log[world.forgotten..] {
+                let record = Record::decode(&record.encode()).unwrap();
+                again.redo(&record);
+            }
+            let entries = |store: &Store| -> Vec<(Slot, Cell)> {
+                store.iter().map(|(slot, cell)| (slot.clone(), cell.clone())).collect()
+            };
+            prop_assert_eq!(entries(&again), entries(&world.here));
+            prop_assert_eq!(again.context(), world.here.context());
+            prop_assert_eq!(again.digests().root(), world.here.digests().root());
+        }
     }
 }

@@ -642,24 +642,26 @@ impl Inner {
 
     async fn compact(&self) -> Result<(), AppendError> {
         let Some(log) = &self.log else { return Ok(()) };
-        // From here on every change is behind the mark, and every part is at least as new as it.
-        let (seen, from, covered) = {
+        // What was seen goes first: whatever is heard again behind it must be known as heard. Then
+        // every part is at least as new, and sets what it covers.
+        let (from, covered) = {
             let sync = self.sync.lock();
             self.unwritten_bytes.store(0, Ordering::Relaxed);
             let covered = self.recorded.load(Ordering::Relaxed);
-            (sync.store().context().clone(), log.next(), covered)
+            let from = log.next();
+            drop(log.append_later(Record::Absorb(sync.store().context().clone()).encode())?);
+            (from, covered)
         };
         let mut leaf = Some(Leaf(0));
         while let Some(at) = leaf {
             let written = {
                 let sync = self.sync.lock();
-                let (part, next) = sync.store().part(at, self.config.sync.batch_bytes);
-                leaf = next;
+                let part = sync.store().part(at, self.config.sync.batch_bytes);
+                leaf = part.to;
                 log.append_later(Record::Part(part).encode())?
             };
             written.await.unwrap_or(Err(AppendError::Closed))?;
         }
-        log.append(Record::Absorb(seen).encode()).await?;
         log.forget_before(from);
         self.flushed.send_if_modified(|flushed| {
             // What the disk had refused up to there is in the parts just written.

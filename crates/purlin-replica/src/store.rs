@@ -9,6 +9,7 @@ use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet, Dots};
 use crate::{
     cell::{Cell, Kind, Written},
     digest::{DigestTree, Leaf},
+    journal::Part,
     slot::Slot,
 };
 
@@ -312,12 +313,19 @@ impl Store {
         self.changing(slots, |state| state.join_piece(entries, here, theirs))
     }
 
-    /// Takes in entries as they were once kept here, with their dots and nothing else.
-    pub(crate) fn join_part(&mut self, entries: &Entries) -> Vec<Changed> {
-        let slots: Vec<Slot> = entries.iter().map(|(slot, _)| slot.clone()).collect();
-        // Nothing was seen by whoever wrote them but what they hold: a part removes nothing.
-        let theirs = CausalContext::new();
-        self.changing(slots, |state| state.join_piece(entries, [], &theirs))
+    /// Sets some leaves to what they once held here, whatever is there now.
+    pub(crate) fn restore(&mut self, part: &Part) {
+        let (start, _) = part.from.range();
+        let end = part.to.map(|leaf| leaf.range().0);
+        let here: Vec<Slot> =
+            self.range(&start, end.as_ref()).map(|(slot, _)| slot.clone()).collect();
+        let gone = here.into_iter().filter(|slot| part.entries.get(slot).is_none());
+        let gone: Vec<_> = gone.map(|slot| (slot, None)).collect();
+        let kept = part.entries.iter().map(|(slot, cell)| (slot.clone(), Some(cell.clone())));
+        for (slot, cell) in gone.into_iter().chain(kept.collect::<Vec<_>>()) {
+            self.digests.change(&slot, self.state.store().get(&slot), cell.as_ref());
+            self.state.restore(slot, cell);
+        }
     }
 
     /// Notes that every piece of a state seen as `theirs` has arrived.
