@@ -1,4 +1,4 @@
-//! The disk as a port: files at offsets, flushes, renames.
+//! The disk as a port: files at offsets, and flushes.
 //!
 //! Everything durable goes through [`Disk`], so that tests can fail what real disks fail: writes
 //! that were never flushed vanish or tear in a crash, space runs out, a flush reports an error.
@@ -6,9 +6,9 @@
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    io::{self, ErrorKind},
+    io,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -33,17 +33,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// As the operating system says.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Renames `from` to `to`, replacing it; durable once [`Disk::sync_dir`] returns.
-    ///
-    /// # Errors
-    /// As the operating system says.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes the file `path`.
     ///
     /// # Errors
     /// As the operating system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Flushes the names in `dir`: files made, renamed or removed there.
+    /// Flushes the names in `dir`: files made or removed there.
     ///
     /// # Errors
     /// As the operating system says; what was not flushed may be gone after a crash.
@@ -121,10 +116,6 @@ impl Disk for RealDisk {
         std::fs::create_dir_all(dir)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(from, to)
-    }
-
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
@@ -153,14 +144,5 @@ impl DiskFile for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
-    }
-}
-
-/// The directory of `path`, for [`Disk::sync_dir`].
-pub(crate) fn parent(path: &Path) -> io::Result<PathBuf> {
-    match path.parent() {
-        Some(dir) if dir.as_os_str().is_empty() => Ok(PathBuf::from(".")),
-        Some(dir) => Ok(dir.to_owned()),
-        None => Err(io::Error::new(ErrorKind::InvalidInput, "a file needs a directory")),
     }
 }

@@ -10,14 +10,12 @@
 //! - [`disk`]: the [`Disk`] port: the real one, and one that fails on purpose
 //! - [`record`], [`segment`]: the format on disk and what recovery makes of it; pure
 //! - [`log`]: [`Log`], an append-only log with group commit
-//! - [`file`](mod@file): small files replaced whole: [`file::replace`] and [`file::read`]
 //!
 //! # Source
 //! Pillai et al. 2014 (what crashes leave behind); Rebello et al. 2020 (a failed flush is final);
 //! Alagappan et al. 2018 (a corrupt tail is not a torn one).
 
 pub mod disk;
-pub mod file;
 pub mod log;
 pub mod record;
 pub mod segment;

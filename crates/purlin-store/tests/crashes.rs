@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use purlin_core::{Outcome, Rng};
 use purlin_store::{
     AppendError, Disk, FaultyDisk, Log, LogConfig, Lsn, OpenError, RealDisk, Recovered,
-    disk::CrashStyle, file,
+    disk::CrashStyle,
 };
 
 const DIR: &str = "/log";
@@ -197,29 +197,4 @@ async fn many_writers_share_a_real_disk_and_all_are_read_back() {
     })
     .unwrap();
     assert_eq!(records, acked);
-}
-
-#[test]
-fn a_replaced_file_is_the_old_one_or_the_new_one_after_any_crash() {
-    for seed in 0..200 {
-        let mut rng = Rng::from_seed(seed);
-        let disk = FaultyDisk::new(seed);
-        let path = Path::new(DIR).join("mark");
-        file::replace(&disk, &path, b"old").unwrap();
-        disk.fail_writes(u32::from(rng.chance(0.3)));
-        let done = file::replace(&disk, &path, b"newer").is_ok();
-        disk.crash([CrashStyle::Kept, CrashStyle::Lost, CrashStyle::Torn][rng.below(3)]);
-        let found = file::read(&disk, &path).unwrap().unwrap();
-        assert_eq!(found, if done { &b"newer"[..] } else { b"old" }, "seed {seed}");
-    }
-}
-
-#[test]
-fn a_damaged_file_says_which() {
-    let disk = FaultyDisk::new(1);
-    let path = Path::new(DIR).join("mark");
-    file::replace(&disk, &path, b"contents").unwrap();
-    disk.flip_bit(&path, 17, 1);
-    let error = file::read(&disk, &path).unwrap_err();
-    assert_eq!(error.to_string(), "/log/mark is damaged: its checksum does not hold");
 }

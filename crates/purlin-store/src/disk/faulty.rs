@@ -184,13 +184,6 @@ impl Disk for FaultyDisk {
         Ok(())
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.0.lock();
-        let contents = state.files.remove(from).ok_or_else(|| missing(from))?;
-        state.files.insert(to.to_owned(), contents);
-        Ok(())
-    }
-
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.0.lock().files.remove(path).map(drop).ok_or_else(|| missing(path))
     }
