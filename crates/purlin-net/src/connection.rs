@@ -7,7 +7,6 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice, Write},
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,10 +16,7 @@ use std::{
 
 use parking_lot::Mutex;
 use purlin_core::{Clock, Deadline, Instant, NodeId};
-use tokio::{
-    net::{TcpStream, tcp::OwnedWriteHalf},
-    sync::Notify,
-};
+use tokio::sync::Notify;
 
 use crate::{
     channel::ChannelId,
@@ -29,6 +25,7 @@ use crate::{
     frame::{Farewell, Kind, ServiceId},
     handshake::Window,
     link::ConnectionNumber,
+    network::WriteHalf,
     outbox::{Bounds, Outbox, Refused, Sent, Step, Urgency},
     payload::PayloadBuf,
     peer::WeakPeer,
@@ -47,7 +44,7 @@ pub(crate) struct Surroundings {
 #[derive(Debug)]
 pub(crate) struct Wire {
     session: Mutex<Session>,
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     number: ConnectionNumber,
 }
 
@@ -156,7 +153,7 @@ impl Connection {
     pub(crate) fn attach(
         &self,
         session: Session,
-        socket: OwnedWriteHalf,
+        socket: WriteHalf,
         number: ConnectionNumber,
         theirs: Window,
     ) {
@@ -278,7 +275,7 @@ impl Connection {
     fn write_turn(&self) -> Turn {
         let wire = self.wire.get().expect("there is no writer before the socket");
         let mut session = wire.session.lock();
-        let mut socket = Socket(wire.socket.as_ref());
+        let mut socket = wire.socket.writer();
         let mut written = 0;
         loop {
             match session.write_to(&mut socket) {
@@ -476,7 +473,7 @@ impl Connection {
                 None => std::net::Shutdown::Both,
             };
             // It may be gone already, and then there is nothing to shut down.
-            drop(socket2::SockRef::from(wire.socket.as_ref()).shutdown(how));
+            drop(wire.socket.shutdown(how));
             if farewell.is_some() {
                 self.linger();
             }
@@ -495,8 +492,7 @@ impl Connection {
         runtime.spawn(async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             if let Some(wire) = me.wire.get() {
-                let socket = socket2::SockRef::from(wire.socket.as_ref());
-                drop(socket.shutdown(std::net::Shutdown::Both));
+                drop(wire.socket.shutdown(std::net::Shutdown::Both));
             }
         });
     }
@@ -509,7 +505,7 @@ impl Connection {
             return;
         };
         session.push(&frame);
-        let mut socket = Socket(wire.socket.as_ref());
+        let mut socket = wire.socket.writer();
         if matches!(session.write_to(&mut socket), Ok(Written::All)) {
             session.push_close_notify();
             drop(session.write_to(&mut socket));
@@ -607,23 +603,6 @@ struct Leave<'a>(&'a AtomicU64);
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The socket as a writer that never waits.
-pub(crate) struct Socket<'a>(pub(crate) &'a TcpStream);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod replay;
 pub mod seal;
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -20,12 +21,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use purlin_core::{ClusterName, NodeId, Rng};
-use tokio::net::UdpSocket;
 
 use crate::{
     certs::{self, CertError},
     connection::Surroundings,
     fault::{Direction, Lane},
+    network::DatagramSocket,
 };
 
 use self::{
@@ -138,7 +139,7 @@ pub struct Datagrams(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    socket: UdpSocket,
+    socket: Box<dyn DatagramSocket>,
     around: Arc<Surroundings>,
     sealer: Sealer,
     counter: AtomicU64,
@@ -150,13 +151,10 @@ impl Datagrams {
         cluster: &ClusterName,
         node: NodeId,
         keys: &GossipKeys,
-        socket: UdpSocket,
+        socket: Box<dyn DatagramSocket>,
         around: Arc<Surroundings>,
         rng: &mut Rng,
     ) -> Self {
-        // Probes of a thousand nodes fit; a burst that does not is lost, as datagrams may be.
-        let raw = socket2::SockRef::from(&socket);
-        drop(raw.set_recv_buffer_size(1 << 20));
         let salt = rng.next_u64().to_le_bytes();
         Self(Arc::new(Inner {
             sealer: Sealer::new(&keys.0[0], cluster, node.clone(), salt),
@@ -211,9 +209,8 @@ impl Datagrams {
     }
 
     fn put(&self, sealed: &[u8], addr: SocketAddr) -> Result<(), DatagramError> {
-        // Straight to the system: whether tokio has seen the socket writable does not matter.
-        match socket2::SockRef::from(&self.0.socket).send_to(sealed, &addr.into()) {
-            Ok(_) => {
+        match self.0.socket.try_send_to(sealed, addr) {
+            Ok(()) => {
                 self.0.around.counters.datagrams_sent(1);
                 Ok(())
             }
@@ -226,14 +223,15 @@ impl Datagrams {
 
     /// The next datagram that is genuine, meant for this incarnation and new. Everything else is
     /// counted and dropped. The address is where it came from, which the sender can forge only
-    /// with a key of the cluster.
+    /// with a key of the cluster. For one receiver at a time.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn recv(&self) -> (NodeId, SocketAddr, Bytes) {
         let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         loop {
-            let (bytes, addr) = match self.0.socket.recv_from(&mut buffer).await {
+            let received = poll_fn(|cx| self.0.socket.poll_recv_from(cx, &mut buffer)).await;
+            let (bytes, addr) = match received {
                 Ok(received) => received,
                 Err(error) => {
                     // An ICMP answer to an earlier send arrives here; it says nothing new.

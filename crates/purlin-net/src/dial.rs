@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use purlin_core::NodeId;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     channel::{ChannelId, ChannelSpec},
@@ -14,6 +14,7 @@ use crate::{
         RefusalCode, Welcome, Window,
     },
     link::{ConnectionNumber, Order},
+    network::Stream,
     peer::{LinkSlot, Peer, Verdict},
     shaking::{Broken, Shaking},
     transport::Inner,
@@ -235,13 +236,16 @@ async fn connect(
     addr: SocketAddr,
     spec: &ChannelSpec,
 ) -> Result<Shaking, Cause> {
-    let stream = TcpStream::connect(addr).await.map_err(|error| Cause::of_io(&error))?;
+    let network = &transport.config().network;
+    let stream = network.connect(addr).await.map_err(|error| Cause::of_io(&error))?;
     prepare(&stream, spec);
     let session = transport.config().tls.dial().map_err(|error| Cause::Tls(error.to_string()))?;
     Ok(Shaking::new(stream, session))
 }
 
-fn prepare(stream: &TcpStream, spec: &ChannelSpec) {
+fn prepare(stream: &Stream, spec: &ChannelSpec) {
+    // These are the operating system's; another network has its own ways.
+    let Stream::Tcp(stream) = stream else { return };
     let socket = socket2::SockRef::from(stream);
     // All of these are improvements a system may refuse; the connection works without them.
     drop(stream.set_nodelay(true));
@@ -335,7 +339,7 @@ pub(crate) async fn contact(transport: &Arc<Inner>, addr: SocketAddr) -> Result<
 }
 
 /// Handles one accepted socket from its first byte to a connection, or to a refusal.
-pub(crate) async fn accept(transport: Arc<Inner>, stream: TcpStream, addr: SocketAddr) {
+pub(crate) async fn accept(transport: Arc<Inner>, stream: Stream, addr: SocketAddr) {
     let within = transport.config().reconnect.connect_within;
     let Ok(session) = transport.config().tls.accept() else { return };
     let mut shaking = Shaking::new(stream, session);

@@ -43,6 +43,7 @@
 //! - [`transport`]: [`Transport`], its configuration, its listener
 //! - [`channel`], [`peer`], [`service`]: sending and receiving
 //! - [`rpc`]: named, typed calls with deadlines
+//! - [`network`]: where sockets come from
 //! - [`datagram`]: small sealed messages that overtake everything
 //! - [`handshake`], `link`, `dial`: how two nodes get one connection out of two dials
 //! - [`frame`], `outbox`, `connection`, `reader`, [`reassembly`]: how a message travels
@@ -61,6 +62,7 @@ pub mod fault;
 pub mod frame;
 pub mod handshake;
 mod link;
+pub mod network;
 mod outbox;
 mod payload;
 pub mod peer;
@@ -83,6 +85,7 @@ pub use event::PeerEvent;
 pub use fault::{Direction, Effect, FaultId, FaultRule, Faults, Lane};
 pub use frame::ServiceId;
 pub use handshake::{Capabilities, Refusal, RefusalCode};
+pub use network::{Accept, DatagramSocket, Kernel, Listening, Network, Stream, StreamSocket};
 pub use outbox::Urgency;
 pub use payload::{PayloadBuf, encode_to_vec};
 pub use peer::{ConnectionStats, Peer};

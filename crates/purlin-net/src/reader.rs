@@ -8,13 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{io::AsyncReadExt as _, net::tcp::OwnedReadHalf};
-
 use crate::{
     connection::{Connection, nanos},
     error::Cause,
     fault::{Direction, Lane},
     frame::{ErrorCode, ErrorReport, Farewell, Frame, Kind, ServiceId},
+    network::ReadHalf,
     peer::Peer,
     reassembly::Reassembly,
     service::{Incoming, ReturnPath},
@@ -31,7 +30,7 @@ const OWN_BACKLOG_BYTES: u64 = 64 << 10;
 pub(crate) struct Reader {
     pub(crate) connection: Arc<Connection>,
     pub(crate) peer: Peer,
-    pub(crate) half: OwnedReadHalf,
+    pub(crate) half: ReadHalf,
     /// Decrypted and not yet used.
     pub(crate) plain: Vec<u8>,
     pub(crate) frame_bytes_max: u32,

@@ -1,12 +1,11 @@
 //! The IO of a handshake: a socket and a session before they become a connection.
 
 use purlin_core::NodeName;
-use tokio::net::TcpStream;
 
 use crate::{
-    connection::Socket,
     error::Cause,
     handshake::{HandshakeError, PROLOGUE_BYTES, Prologue},
+    network::Stream,
     tls::{Session, Written},
 };
 
@@ -29,7 +28,7 @@ impl From<std::io::Error> for Broken {
 
 #[derive(Debug)]
 pub(crate) struct Shaking {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) session: Session,
     /// Received and not yet used; after the handshake, the first frames.
     pub(crate) plain: Vec<u8>,
@@ -37,7 +36,7 @@ pub(crate) struct Shaking {
 }
 
 impl Shaking {
-    pub(crate) fn new(stream: TcpStream, session: Session) -> Self {
+    pub(crate) fn new(stream: Stream, session: Session) -> Self {
         Self { stream, session, plain: Vec::new(), records: vec![0; 8 << 10].into_boxed_slice() }
     }
 
@@ -67,7 +66,7 @@ impl Shaking {
             self.session.push_close_notify();
             drop(self.flush().await);
             // Let the other side read before the socket goes: a close with unread bytes resets.
-            drop(socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write));
+            drop(self.stream.shutdown(std::net::Shutdown::Write));
             while self.fill().await.is_ok() {
                 self.plain.clear();
             }
@@ -113,7 +112,7 @@ impl Shaking {
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
-        while self.session.write_to(&mut Socket(&self.stream))? == Written::Blocked {
+        while self.session.write_to(&mut self.stream.writer())? == Written::Blocked {
             self.stream.writable().await?;
         }
         Ok(())

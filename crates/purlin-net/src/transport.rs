@@ -16,10 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use purlin_core::{Clock, ClusterName, Deadline, Incarnation, Instant, NodeId, NodeName, Rng};
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    sync::{Semaphore, broadcast, watch},
-};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::{
     backoff::Reconnect,
@@ -32,6 +29,7 @@ use crate::{
     fault::Faults,
     frame::ServiceId,
     handshake::{FRAME_BYTES_LEAST, Refusal, RefusalCode, VERSION, VERSION_MIN},
+    network::{Accept, Kernel, Network},
     peer::Peer,
     service::Service,
     stats::{ChannelStats, Counters, TransportStats},
@@ -102,6 +100,8 @@ pub struct TransportConfig {
     pub reconnect: Reconnect,
     /// The oldest and newest protocol version to speak. Narrow it only to test upgrades.
     pub versions: (u16, u16),
+    /// Where its sockets come from. Default [`Kernel`]; a simulator puts its own here.
+    pub network: Arc<dyn Network>,
 }
 
 impl TransportConfig {
@@ -126,6 +126,7 @@ impl TransportConfig {
             keep_alive: KeepAlive::default(),
             reconnect: Reconnect::default(),
             versions: (VERSION_MIN, VERSION),
+            network: Arc::new(Kernel),
         }
     }
 
@@ -332,9 +333,10 @@ impl fmt::Debug for Transport {
 const EVENTS_MAX: usize = 4096;
 
 impl Transport {
-    /// Listens on TCP and UDP and begins to accept.
+    /// Listens for streams and datagrams and begins to accept.
     ///
-    /// Call it inside a tokio runtime with IO and time; its tasks run there.
+    /// Call it inside a tokio runtime with time, and with IO if the network is [`Kernel`]; its
+    /// tasks run there.
     ///
     /// # Errors
     /// [`BindError`], before anything is started.
@@ -351,9 +353,12 @@ impl Transport {
         if config.tls.is_expired(clock.wall()) {
             return Err(BindError::Expired { node });
         }
-        let (listener, socket) = listen(config.bind).await?;
-        let local =
-            listener.local_addr().map_err(|error| BindError::Io { addr: config.bind, error })?;
+        let addr = config.bind;
+        let listening = config.network.listen(addr).await.map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { addr },
+            _ => BindError::Io { addr, error },
+        })?;
+        let local = listening.addr;
         let around = Arc::new(Surroundings {
             clock,
             faults: Faults::new(rng.fork()),
@@ -363,7 +368,7 @@ impl Transport {
             &config.cluster,
             config.node.clone(),
             &config.gossip_keys,
-            socket,
+            listening.datagrams,
             Arc::clone(&around),
             &mut rng,
         );
@@ -389,7 +394,7 @@ impl Transport {
             handshakes: Arc::new(Semaphore::new(config.limits.handshakes_max)),
             config,
         });
-        inner.spawn(accept_loop(Arc::downgrade(&inner), listener));
+        inner.spawn(accept_loop(Arc::downgrade(&inner), listening.streams));
         inner.spawn(tick_loop(Arc::downgrade(&inner), inner.config.keep_alive));
         tracing::info!(node = %inner.config.node, %local, "transport listens");
         let close = Arc::new(CloseOnDrop(Arc::clone(&inner)));
@@ -551,32 +556,9 @@ impl Transport {
     }
 }
 
-/// TCP and UDP on the same port.
-async fn listen(addr: SocketAddr) -> Result<(TcpListener, UdpSocket), BindError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { addr },
-        _ => BindError::Io { addr, error },
-    };
-    // With port 0 the system picks a free TCP port whose UDP twin may be taken: try again then.
-    let mut attempts = if addr.port() == 0 { 32 } else { 1 };
+async fn accept_loop(inner: std::sync::Weak<Inner>, mut streams: Box<dyn Accept>) {
     loop {
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
-        let local = listener.local_addr().map_err(failed)?;
-        match UdpSocket::bind(local).await {
-            Ok(socket) => return Ok((listener, socket)),
-            Err(error) => {
-                attempts -= 1;
-                if attempts == 0 {
-                    return Err(failed(error));
-                }
-            }
-        }
-    }
-}
-
-async fn accept_loop(inner: std::sync::Weak<Inner>, listener: TcpListener) {
-    loop {
-        let accepted = listener.accept().await;
+        let accepted = streams.accept().await;
         let Some(inner) = inner.upgrade() else { return };
         match accepted {
             Ok((stream, addr)) => {
