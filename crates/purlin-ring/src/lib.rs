@@ -10,9 +10,17 @@
 //! - [`jump`](mod@jump): [`jump()`], for numbered buckets that only come and go at the end
 //! - [`rendezvous`]: [`rank`], highest random weight, for small sets and zone-spread replicas
 //! - [`plan`]: [`MovePlan`], exactly what moves between two memberships
+//! - [`shards`]: [`ShardMap`], a counted number of shards on nodes, by epoch
+//! - [`shared`]: [`SharedRing`], the present ring for many readers
+//! - [`ketama`]: the ring that memcached clients in other languages have
 //!
 //! Everything is pure and immutable: a new membership is a new [`Ring`], to be swapped in by
 //! whoever owns it; look-ups take no lock.
+//!
+//! # Which published vectors hold
+//! [`jump()`]: those of Guava and of the paper's Go port. [`ketama`]: libketama's digest over a million
+//! keys, libmemcached's and spymemcached's tables. All others are our own, fixed at the first
+//! release.
 //!
 //! # Source
 //! Karger et al. 1997 (consistent hashing); Lamping and Veach 2014 (jump); Thaler and Ravishankar
@@ -20,12 +28,17 @@
 
 pub mod hash;
 pub mod jump;
+pub mod ketama;
 pub mod plan;
 pub mod rendezvous;
 pub mod ring;
+pub mod shards;
+pub mod shared;
 
 pub use hash::{KeyHash, key_hash};
 pub use jump::jump;
 pub use plan::{Move, MovePlan};
 pub use rendezvous::rank;
 pub use ring::{Bucket, Ring, RingError};
+pub use shards::ShardMap;
+pub use shared::SharedRing;

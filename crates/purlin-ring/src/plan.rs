@@ -35,9 +35,17 @@ impl<K, N: AsRef<str> + Clone + PartialEq> MovePlan<K, N> {
         let holders = |ring: &Ring<N>, hash| -> Vec<N> {
             ring.owners(hash, replicas).into_iter().map(|bucket| bucket.node.clone()).collect()
         };
+        Self::of(
+            keys.into_iter().map(|(key, hash)| (key, holders(before, hash), holders(after, hash))),
+        )
+    }
+}
+
+impl<K, N: Clone + PartialEq> MovePlan<K, N> {
+    /// The plan for keys with those who held them and those who will.
+    pub(crate) fn of(keys: impl Iterator<Item = (K, Vec<N>, Vec<N>)>) -> Self {
         let mut plan = Self { moves: Vec::new(), staying: 0 };
-        for (key, hash) in keys {
-            let (old, new) = (holders(before, hash), holders(after, hash));
+        for (key, old, new) in keys {
             let without = |nodes: &[N], others: &[N]| -> Vec<N> {
                 nodes.iter().filter(|node| !others.contains(node)).cloned().collect()
             };

@@ -52,5 +52,68 @@ fn score<N: AsRef<str>>(key: KeyHash, node: &Bucket<N>) -> f64 {
     let bits = mix(key.0 ^ key_hash(node.node.as_ref().as_bytes()).0.rotate_left(32)) >> 11;
     // In (0, 1): neither 0, whose logarithm is infinite, nor 1, whose logarithm is 0.
     let uniform = (bits as f64 + 0.5) / (1_u64 << 53) as f64;
-    -f64::from(node.weight) / uniform.ln()
+    -f64::from(node.weight) / ln(uniform)
+}
+
+/// The natural logarithm of a positive, normal `x`, to about the last bit.
+///
+/// Not `f64::ln`, which is whatever the machine's C library computes: two libraries may differ in
+/// the last bit and then two nodes in who owns a key. Here are additions, multiplications and
+/// divisions only, which IEEE 754 rounds in one way.
+fn ln(x: f64) -> f64 {
+    const EXPONENT_OF_ONE: u64 = 1_023;
+    let bits = x.to_bits();
+    let mut exponent = f64::from(u32::try_from(bits >> 52).expect("11 bits, as x is positive"))
+        - f64::from(u32::try_from(EXPONENT_OF_ONE).expect("a small constant"));
+    let mut mantissa = f64::from_bits(bits & ((1 << 52) - 1) | EXPONENT_OF_ONE << 52);
+    if mantissa > std::f64::consts::SQRT_2 {
+        mantissa *= 0.5;
+        exponent += 1.0;
+    }
+    // ln m = 2 artanh((m - 1) / (m + 1)), a series in the square of at most 0.0295.
+    let ratio = (mantissa - 1.0) / (mantissa + 1.0);
+    let square = ratio * ratio;
+    let series = (0..=10_u32).rev().fold(0.0, |sum, n| sum * square + 1.0 / f64::from(2 * n + 1));
+    exponent * std::f64::consts::LN_2 + 2.0 * ratio * series
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_logarithm_is_one(bits in 0..1_u64 << 53) {
+            let x = (bits as f64 + 0.5) / (1_u64 << 53) as f64;
+            let (ours, exact) = (ln(x), x.ln());
+            prop_assert!((ours - exact).abs() <= 4e-16 * (1.0 + exact.abs()), "{ours} {exact}");
+            prop_assert!(ours < 0.0);
+        }
+    }
+
+    #[test]
+    fn the_logarithm_is_the_same_to_the_bit_on_every_machine() {
+        let bits = [0.5, 0.1, 0.999_999_999, 1e-9, 0.75].map(|x| ln(x).to_bits());
+        assert_eq!(
+            bits,
+            [
+                0xbfe6_2e42_fefa_39ef,
+                0xc002_6bb1_bbb5_5515,
+                0xbe11_2e0b_e024_e4bc,
+                0xc034_b927_f32b_ffb8,
+                0xbfd2_6962_1134_db92
+            ]
+        );
+    }
+
+    #[test]
+    fn a_node_of_double_weight_takes_double() {
+        let mut nodes = ["a", "b", "c"].map(Bucket::new);
+        nodes[0].weight = 2;
+        let keys = (0..40_000_u32).map(|n| key_hash(&n.to_le_bytes()));
+        let taken = keys.filter(|key| rank(*key, &nodes, 1)[0].node == "a").count();
+        assert!((19_600..20_400).contains(&taken), "{taken}");
+    }
 }

@@ -90,30 +90,25 @@ impl<N: AsRef<str>> Ring<N> {
         mut nodes: Vec<Bucket<N>>,
         per_weight: u32,
     ) -> Result<Self, RingError> {
-        // Sorted, so that the order in which members were learned changes nothing.
-        nodes.sort_by(|a, b| a.node.as_ref().cmp(b.node.as_ref()));
-        if let Some(twin) =
-            nodes.windows(2).find(|two| two[0].node.as_ref() == two[1].node.as_ref())
-        {
-            return Err(RingError::Twice(twin[0].node.as_ref().to_owned()));
-        }
         let count = |node: &Bucket<N>| u64::from(node.weight) * u64::from(per_weight);
-        let total = nodes.iter().map(count).fold(0_u64, u64::saturating_add);
-        let total = usize::try_from(total).unwrap_or(usize::MAX);
-        if total > POINTS_MAX {
-            return Err(RingError::TooManyPoints { points: total });
-        }
+        sort(&mut nodes)?;
+        let total = bounded(nodes.iter().map(count))?;
         let mut places: Vec<(u64, u32)> = Vec::with_capacity(total);
         for (owner, node) in (0_u32..).zip(&nodes) {
             let seed = key_hash(node.node.as_ref().as_bytes()).0;
-            // Two nodes on one place: the sort lets the lesser name have it, on every node alike.
             places.extend((1..=count(node)).map(|n| (mix(seed ^ mix(n)), owner)));
         }
+        Ok(Self::of_places(nodes, places))
+    }
+
+    /// The ring of `nodes`, sorted by name, with these places, each with the index of its owner.
+    pub(crate) fn of_places(nodes: Vec<Bucket<N>>, mut places: Vec<(u64, u32)>) -> Self {
+        // Two nodes on one place: the sort lets the lesser name have it, on every node alike.
         places.sort_unstable();
         places.dedup_by_key(|&mut (point, _)| point);
         let (points, owners): (Vec<u64>, Vec<u32>) = places.into_iter().unzip();
         let (index, index_shift) = index(&points);
-        Ok(Self { nodes, points, owners, index, index_shift })
+        Self { nodes, points, owners, index, index_shift }
     }
 
     /// The nodes, by name.
@@ -127,6 +122,12 @@ impl<N: AsRef<str>> Ring<N> {
     pub fn owner(&self, key: KeyHash) -> Option<&Bucket<N>> {
         let owner = *self.owners.get(self.place(key))?;
         Some(&self.nodes[usize::try_from(owner).expect("fewer nodes than points")])
+    }
+
+    /// The point that `key` falls to, and who owns it.
+    #[cfg(test)]
+    pub(crate) fn owning_point(&self, key: KeyHash) -> Option<(u64, &Bucket<N>)> {
+        Some((*self.points.get(self.place(key))?, self.owner(key)?))
     }
 
     /// The first `replicas` different nodes from `key` on, the owner first, on as many different
@@ -185,6 +186,21 @@ impl<N: AsRef<str>> Ring<N> {
         }
         if at == self.points.len() { 0 } else { at }
     }
+}
+
+/// Sorts by name, so that the order in which members were learned changes nothing.
+pub(crate) fn sort<N: AsRef<str>>(nodes: &mut [Bucket<N>]) -> Result<(), RingError> {
+    nodes.sort_by(|a, b| a.node.as_ref().cmp(b.node.as_ref()));
+    match nodes.windows(2).find(|two| two[0].node.as_ref() == two[1].node.as_ref()) {
+        Some(twin) => Err(RingError::Twice(twin[0].node.as_ref().to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// The sum of `points`, unless a ring may not have so many.
+pub(crate) fn bounded(points: impl Iterator<Item = u64>) -> Result<usize, RingError> {
+    let points = usize::try_from(points.fold(0, u64::saturating_add)).unwrap_or(usize::MAX);
+    if points > POINTS_MAX { Err(RingError::TooManyPoints { points }) } else { Ok(points) }
 }
 
 /// For about two slots per point, the first point not below each slot's start.
