@@ -84,7 +84,7 @@ impl Index {
 
     fn look_at_all(&self, set: &ReplicaSet) {
         let mut after: Option<Bytes> = None;
-        let mut seen: Vec<(Bytes, Arc<Cell>)> = Vec::new();
+        let mut seen: Vec<(Bytes, Cell)> = Vec::new();
         loop {
             let page = set.scan(&self.prefix, after.as_deref(), PAGE);
             let Some((last, _)) = page.last() else { break };
@@ -102,7 +102,7 @@ impl Index {
     fn look_at(&self, key: &Bytes, set: &ReplicaSet) {
         let mut held = self.held.lock();
         let cell = set.get(key);
-        held.set(key, of_cell(key, cell.as_deref()));
+        held.set(key, of_cell(key, cell.as_ref()));
     }
 
     /// The entry that should go next when `more` bytes are to come.

@@ -28,6 +28,9 @@ impl<R: Replica> Knows<R> for CausalContext<R> {
     }
 }
 
+/// Up to how many dots are put in one by one.
+const FEW: usize = 8;
+
 /// A few dots, such as one update brings and replaces: smaller and faster than a
 /// [`CausalContext`], without its compression.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +70,12 @@ impl<R: Replica> Dots<R> {
 
     /// Adds the dots of `other`.
     pub fn join(&mut self, other: &Self) {
+        if other.0.len() <= FEW {
+            // Batches grow by one update at a time: sorting them anew each time would cost more
+            // than everything else.
+            other.0.iter().for_each(|dot| self.insert(dot.clone()));
+            return;
+        }
         self.0.extend(other.0.iter().cloned());
         self.0.sort_unstable();
         self.0.dedup();

@@ -300,7 +300,7 @@ impl Entries {
     fn page(&self, after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Written)> {
         let after = after.map(|entry| self.key(entry));
         let page = self.set.scan(&self.prefix, after.as_deref(), limit);
-        let entry = |(key, cell): (Bytes, std::sync::Arc<Cell>)| {
+        let entry = |(key, cell): (Bytes, Cell)| {
             Some((key.slice(self.prefix.len()..), cell.register()?.clone()))
         };
         page.into_iter().filter_map(entry).collect()

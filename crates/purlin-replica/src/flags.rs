@@ -119,7 +119,7 @@ pub struct Flags {
 
 #[derive(Debug)]
 struct Decoded {
-    from: Arc<Cell>,
+    from: Cell,
     flag: Option<Arc<NamedFlag>>,
 }
 
@@ -191,7 +191,7 @@ impl Flags {
     pub fn get(&self, name: &str) -> Option<Arc<NamedFlag>> {
         let cell = self.set.get(name.as_bytes())?;
         if let Some(decoded) = self.decoded.read().get(name)
-            && Arc::ptr_eq(&decoded.from, &cell)
+            && decoded.from.is_same(&cell)
         {
             return decoded.flag.clone();
         }

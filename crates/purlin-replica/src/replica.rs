@@ -145,7 +145,7 @@ pub struct Change {
     /// The key.
     pub key: Bytes,
     /// What it holds now; `None` when it is gone.
-    pub now: Option<Arc<Cell>>,
+    pub now: Option<Cell>,
     /// Why it changed.
     pub origin: Origin,
 }
@@ -290,19 +290,14 @@ impl ReplicaSet {
 
     /// What is kept under `key` now. Local, takes no lock.
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<Arc<Cell>> {
+    pub fn get(&self, key: &[u8]) -> Option<Cell> {
         self.inner.view.get(key, self.inner.clock.wall())
     }
 
     /// Up to `limit` entries whose keys begin with `prefix`, in key order, after the key `after`.
     /// Local, takes no lock; a moving picture, not a snapshot.
     #[must_use]
-    pub fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Vec<(Bytes, Arc<Cell>)> {
+    pub fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Cell)> {
         self.inner.view.scan(prefix, after, limit, self.inner.clock.wall())
     }
 
@@ -529,16 +524,18 @@ impl ReplicaSet {
         if keys >= inner.config.keys_max && sync.store().get(&slot).is_none() {
             return Err(StateError::Full { keys, max: inner.config.keys_max });
         }
-        let first_expiry = sync.wake_at(inner.clock.now(), inner.clock.wall());
+        let ends_first = sync.first_expiry();
         let done =
             sync.write(inner.clock.now(), &slot, |store| change(store, slot.clone()), &mut out)?;
         if done {
             inner.show(&sync, &slot, &Origin::Here);
         }
-        inner.carry_out(&sync, out);
-        if sync.wake_at(inner.clock.now(), inner.clock.wall()) < first_expiry {
+        // Only what was sent, and may have to be sent again, and what ends earlier than all else
+        // bring the next waking forward.
+        if sync.first_expiry() != ends_first || out.iter().any(Output::is_send) {
             inner.wake.notify_one();
         }
+        inner.carry_out(&sync, out);
         Ok(done)
     }
 
@@ -565,8 +562,9 @@ impl Inner {
         self.view.show(slot, now);
         self.shown.fetch_add(1, Ordering::Relaxed);
         if self.changes.receiver_count() > 0 {
-            let now = now.map(|cell| Arc::new(cell.clone()));
-            let change = Change { key: slot.key().clone(), now, origin: origin.clone() };
+            let now = now.cloned();
+            let key = Bytes::copy_from_slice(slot.key());
+            let change = Change { key, now, origin: origin.clone() };
             // Nobody listens any more: fine.
             drop(self.changes.send(change));
         }

@@ -1,6 +1,6 @@
 //! Keys in the order of their hashes: the order in which digests are taken and pieces travel.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use purlin_ring::key_hash;
@@ -21,7 +21,7 @@ pub struct KeyError(pub usize);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot {
     hash: u64,
-    key: Bytes,
+    key: Arc<[u8]>,
 }
 
 impl Slot {
@@ -30,22 +30,27 @@ impl Slot {
     /// # Errors
     /// [`KeyError`] when it is empty or longer than [`KEY_BYTES_MAX`].
     pub fn new(key: impl Into<Bytes>) -> Result<Self, KeyError> {
-        let key = key.into();
+        let key: Bytes = key.into();
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(KeyError(key.len()));
         }
-        Ok(Self { hash: key_hash(&key).0, key })
+        Ok(Self { hash: key_hash(&key).0, key: Arc::from(&key[..]) })
     }
 
     /// The first slot, present or not, whose hash is `hash`.
     #[must_use]
     pub(crate) fn first_of(hash: u64) -> Self {
-        Self { hash, key: Bytes::new() }
+        Self { hash, key: Arc::from([]) }
     }
 
     /// The key.
     #[must_use]
-    pub fn key(&self) -> &Bytes {
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The key, for somebody else to keep without a copy.
+    pub(crate) fn shared_key(&self) -> &Arc<[u8]> {
         &self.key
     }
 
@@ -64,7 +69,7 @@ impl fmt::Debug for Slot {
 
 impl Serialize for Slot {
     fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
-        self.key.serialize(output)
+        output.serialize_bytes(&self.key)
     }
 }
 

@@ -4,10 +4,10 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
-use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet, Dots};
+use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet, DotStore, Dots};
 
 use crate::{
-    cell::{Cell, Kind, Written},
+    cell::{Cell, Kind, Parts, Written},
     digest::{DigestTree, Leaf},
     journal::Part,
     slot::Slot,
@@ -143,8 +143,10 @@ impl Store {
     pub fn put(&mut self, slot: Slot, written: Written) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Register, written.value.len())?;
         Ok(self.write(slot, |present, dot| {
-            let replaced = present.register.replace(dot, written.clone());
-            (Cell { register: DotFun::one(dot, written), ..Cell::default() }, replaced)
+            let mut replaced = Dots::default();
+            present.dots(&mut |dot| replaced.insert(*dot));
+            *present = Cell::one(dot, written);
+            (present.clone(), replaced)
         }))
     }
 
@@ -175,8 +177,9 @@ impl Store {
     pub fn set_value(&mut self, slot: Slot, value: Bytes) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::MultiValue, value.len())?;
         Ok(self.write(slot, |present, dot| {
-            let replaced = present.multi_value.replace(dot, value.clone());
-            (Cell { multi_value: DotFun::one(dot, value), ..Cell::default() }, replaced)
+            let replaced = present.edit(|it| it.multi_value.replace(dot, value.clone()));
+            let multi_value = DotFun::one(dot, value);
+            (Cell::of(Parts { multi_value, ..Parts::default() }), replaced)
         }))
     }
 
@@ -191,8 +194,9 @@ impl Store {
         let sum = count.checked_add(by).ok_or(WriteError::Overflow { count, by })?;
         Ok(self.write(slot, |present, dot| {
             // One dot per life: what it added before is inside the new number.
-            let replaced = present.counter.replace_own(dot, sum);
-            (Cell { counter: DotFun::one(dot, sum), ..Cell::default() }, replaced)
+            let replaced = present.edit(|it| it.counter.replace_own(dot, sum));
+            let counter = DotFun::one(dot, sum);
+            (Cell::of(Parts { counter, ..Parts::default() }), replaced)
         }))
     }
 
@@ -203,9 +207,9 @@ impl Store {
     pub fn insert(&mut self, slot: Slot, element: Bytes) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Set, element.len())?;
         Ok(self.write(slot, |present, dot| {
-            let replaced = present.set.entry(element.clone()).replace(dot);
+            let replaced = present.edit(|it| it.set.entry(element.clone()).replace(dot));
             let set = DotMap::one(element, DotSet::one(dot));
-            (Cell { set, ..Cell::default() }, replaced)
+            (Cell::of(Parts { set, ..Parts::default() }), replaced)
         }))
     }
 
@@ -221,9 +225,10 @@ impl Store {
     ) -> Result<Update, WriteError> {
         self.writable(&slot, Kind::Map, field.len().max(written.value.len()))?;
         Ok(self.write(slot, |present, dot| {
-            let replaced = present.map.entry(field.clone()).replace(dot, written.clone());
+            let put = written.clone();
+            let replaced = present.edit(|it| it.map.entry(field.clone()).replace(dot, put));
             let map = DotMap::one(field, DotFun::one(dot, written));
-            (Cell { map, ..Cell::default() }, replaced)
+            (Cell::of(Parts { map, ..Parts::default() }), replaced)
         }))
     }
 
@@ -274,16 +279,16 @@ impl Store {
 
     /// Removes an element of a set. `None` when it is not in it.
     pub fn remove_element(&mut self, slot: &Slot, element: &Bytes) -> Option<Update> {
-        let seen = self.get(slot)?.set.get(element)?.clone();
+        let seen = self.get(slot)?.parts()?.set.get(element)?.clone();
         let set = DotMap::one(element.clone(), seen);
-        Some(self.withdraw(slot, Cell { set, ..Cell::default() }))
+        Some(self.withdraw(slot, Cell::of(Parts { set, ..Parts::default() })))
     }
 
     /// Removes a field of a map. `None` when it has none of that name.
     pub fn remove_field(&mut self, slot: &Slot, field: &Bytes) -> Option<Update> {
-        let seen = self.get(slot)?.map.get(field)?.clone();
+        let seen = self.get(slot)?.parts()?.map.get(field)?.clone();
         let map = DotMap::one(field.clone(), seen);
-        Some(self.withdraw(slot, Cell { map, ..Cell::default() }))
+        Some(self.withdraw(slot, Cell::of(Parts { map, ..Parts::default() })))
     }
 
     fn withdraw(&mut self, slot: &Slot, seen: Cell) -> Update {
@@ -381,5 +386,6 @@ impl Store {
 }
 
 fn own_count(cell: &Cell, me: NodeTag) -> i64 {
-    cell.counter.iter().find(|(dot, _)| dot.node == me).map_or(0, |(_, &count)| count)
+    let counts = cell.parts().into_iter().flat_map(|parts| parts.counter.iter());
+    counts.into_iter().find(|(dot, _)| dot.node == me).map_or(0, |(_, &count)| count)
 }

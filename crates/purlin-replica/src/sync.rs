@@ -104,6 +104,13 @@ pub enum Output {
     Refused(NodeId, String),
 }
 
+impl Output {
+    /// Whether it is a message.
+    pub(crate) fn is_send(&self) -> bool {
+        matches!(self, Self::Send(..))
+    }
+}
+
 /// What happened so far; everything only grows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -351,6 +358,11 @@ impl Sync {
         }
     }
 
+    /// When the first entry ends.
+    pub(crate) fn first_expiry(&self) -> Option<WallTime> {
+        self.expiries.first()
+    }
+
     fn note_expiry(&mut self, slot: &Slot) {
         let expires = self.store.get(slot).and_then(Cell::register).and_then(|it| it.expires);
         self.expiries.set(slot, expires);
@@ -476,7 +488,7 @@ impl Sync {
         let latest = wall.as_millis().saturating_add(millis(self.config.drift_max));
         let future = |written: &Written| written.at.millis().as_millis() > latest;
         for (slot, cell) in entries.iter() {
-            let mut written = cell.register.values().chain(cell.fields().map(|(_, it)| it));
+            let mut written = cell.concurrent().chain(cell.fields().map(|(_, it)| it));
             if let Some(written) = written.find(|written| future(written)) {
                 return Err(format!(
                     "key {slot:?} was written at {}, more than {:?} ahead of this node's clock",
@@ -734,14 +746,19 @@ fn weight(entries: &Entries) -> usize {
 pub(crate) fn cell_weight(slot: &Slot, cell: &Cell) -> usize {
     let mut dots = 0;
     cell.dots(&mut |_| dots += 1);
-    let registers = cell.register.values().map(|written| written.value.len() + 20);
-    let values = cell.multi_value.values().map(bytes::Bytes::len);
-    let elements = cell.set.iter().map(|(element, _)| element.len());
-    let fields = cell.map.iter().map(|(field, written)| {
-        field.len() + written.values().map(|one| one.value.len() + 20).sum::<usize>()
+    let written = |written: &Written| written.value.len() + 20;
+    let parts = cell.parts().into_iter();
+    let inner = parts.map(|parts| {
+        let values = parts.multi_value.values().map(bytes::Bytes::len);
+        let elements = parts.set.iter().map(|(element, _)| element.len());
+        let fields = parts.map.iter().map(|(field, written_in)| {
+            field.len() + written_in.values().map(written).sum::<usize>()
+        });
+        values.chain(elements).chain(fields).sum::<usize>()
     });
     slot.key().len()
         + 12 * dots
-        + registers.chain(values).chain(elements).chain(fields).sum::<usize>()
+        + cell.concurrent().map(written).sum::<usize>()
+        + inner.sum::<usize>()
         + 8
 }

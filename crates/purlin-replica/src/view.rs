@@ -11,7 +11,7 @@ use crate::{cell::Cell, slot::Slot};
 /// The entries of a replica, for readers. Written under the writer's lock, read by anybody.
 #[derive(Default)]
 pub(crate) struct View {
-    entries: SkipMap<Bytes, Arc<Cell>>,
+    entries: SkipMap<Arc<[u8]>, Cell>,
 }
 
 impl std::fmt::Debug for View {
@@ -24,15 +24,15 @@ impl View {
     /// Shows `now` under `slot` from now on; `None` for nothing.
     pub(crate) fn show(&self, slot: &Slot, now: Option<&Cell>) {
         match now {
-            Some(cell) => drop(self.entries.insert(slot.key().clone(), Arc::new(cell.clone()))),
+            Some(cell) => drop(self.entries.insert(Arc::clone(slot.shared_key()), cell.clone())),
             None => drop(self.entries.remove(slot.key())),
         }
     }
 
     /// What is kept under `key`, unless its time is over at `now`.
-    pub(crate) fn get(&self, key: &[u8], now: WallTime) -> Option<Arc<Cell>> {
+    pub(crate) fn get(&self, key: &[u8], now: WallTime) -> Option<Cell> {
         let entry = self.entries.get(key)?;
-        is_live(entry.value(), now).then(|| Arc::clone(entry.value()))
+        is_live(entry.value(), now).then(|| entry.value().clone())
     }
 
     /// Up to `limit` live entries whose keys begin with `prefix`, after the key `after`.
@@ -42,7 +42,7 @@ impl View {
         after: Option<&[u8]>,
         limit: usize,
         now: WallTime,
-    ) -> Vec<(Bytes, Arc<Cell>)> {
+    ) -> Vec<(Bytes, Cell)> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             Some(_) | None => Bound::Included(prefix),
@@ -52,7 +52,7 @@ impl View {
             .take_while(|entry| entry.key().starts_with(prefix))
             .filter(|entry| is_live(entry.value(), now))
             .take(limit)
-            .map(|entry| (entry.key().clone(), Arc::clone(entry.value())))
+            .map(|entry| (Bytes::copy_from_slice(entry.key()), entry.value().clone()))
             .collect()
     }
 

@@ -131,9 +131,8 @@ pub(super) async fn list(
     let prefix = params.get("prefix").unwrap_or_default().as_bytes();
     let set = app.host.ephemeral();
     let found = set.scan(prefix, page.after.as_deref(), page.limit + 1);
-    let written = |(key, cell): (bytes::Bytes, Arc<purlin_replica::Cell>)| {
-        Some((key, cell.register()?.clone()))
-    };
+    let written =
+        |(key, cell): (bytes::Bytes, purlin_replica::Cell)| Some((key, cell.register()?.clone()));
     let mut rows: Vec<_> = found.into_iter().filter_map(written).collect();
     let next = page.cut(&mut rows, pair_key, |(key, it)| key.len() + it.value.len());
     let now = app.host.wall();
