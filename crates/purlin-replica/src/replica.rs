@@ -20,7 +20,7 @@ use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime};
 use purlin_net::{
     ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
 };
-use purlin_store::{AppendError, Log, LogConfig, Lsn, OpenError, RealDisk};
+use purlin_store::{AppendError, Disk, Log, LogConfig, Lsn, OpenError, RealDisk};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 use crate::{
@@ -63,13 +63,22 @@ pub struct ReplicaConfig {
     pub sync: SyncConfig,
     /// Where it is kept across restarts; `None` keeps it in memory only.
     pub dir: Option<PathBuf>,
+    /// The disk that `dir` is on. Default [`RealDisk`]; a simulator puts its own here.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl ReplicaConfig {
     /// The set `name` under the number `service`, with the default bounds.
     #[must_use]
     pub fn new(service: ServiceId, name: &'static str) -> Self {
-        Self { service, name, keys_max: 2_000_000, sync: SyncConfig::default(), dir: None }
+        Self {
+            service,
+            name,
+            keys_max: 2_000_000,
+            sync: SyncConfig::default(),
+            dir: None,
+            disk: RealDisk::shared(),
+        }
     }
 }
 
@@ -253,7 +262,7 @@ impl ReplicaSet {
         let mut sync = Sync::new(config.sync, transport.node(), clock.now(), rng);
         let view = View::default();
         let log = match &config.dir {
-            Some(dir) => Some(recover(dir, &mut sync, &view)?),
+            Some(dir) => Some(recover(Arc::clone(&config.disk), dir, &mut sync, &view)?),
             None => None,
         };
         // Bounded by the bytes that may wait for the disk: the log refuses more.
@@ -726,13 +735,17 @@ async fn follow_peers(inner: Weak<Inner>, mut events: broadcast::Receiver<PeerEv
 }
 
 /// Reads what an earlier life wrote down.
-fn recover(dir: &Path, sync: &mut Sync, view: &View) -> Result<Log, StartError> {
+fn recover(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    sync: &mut Sync,
+    view: &View,
+) -> Result<Log, StartError> {
     let mut failed = None;
-    let (log, recovered) =
-        Log::open(RealDisk::shared(), dir, LOG, |lsn, bytes| match Record::decode(bytes) {
-            Ok(record) => sync.recover(&record),
-            Err(error) => drop(failed.get_or_insert((lsn, error))),
-        })?;
+    let (log, recovered) = Log::open(disk, dir, LOG, |lsn, bytes| match Record::decode(bytes) {
+        Ok(record) => sync.recover(&record),
+        Err(error) => drop(failed.get_or_insert((lsn, error))),
+    })?;
     if let Some((lsn, error)) = failed {
         return Err(StartError::Record { dir: dir.to_owned(), lsn, error });
     }

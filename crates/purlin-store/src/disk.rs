@@ -1,20 +1,21 @@
-//! The disk as a port: files at offsets, and flushes.
+//! The disk as a port: files at offsets, flushes, renames, locks.
 //!
 //! Everything durable goes through [`Disk`], so that tests can fail what real disks fail: writes
 //! that were never flushed vanish or tear in a crash, space runs out, a flush reports an error.
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
-    io,
+    fs::{File, OpenOptions, TryLockError},
+    io::{self, ErrorKind, Read as _, Seek as _, Write as _},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 mod faulty;
 
-pub use faulty::{CrashStyle, FaultyDisk};
+pub use faulty::{CrashStyle, DiskFaults, FaultyDisk};
 
 /// Files by path. Cheap to share.
 pub trait Disk: Send + Sync + fmt::Debug {
@@ -38,11 +39,95 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// As the operating system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Flushes the names in `dir`: files made or removed there.
+    /// Renames `from` to `to` in the same directory, replacing it; durable once
+    /// [`Disk::sync_dir`] returns.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Flushes the names in `dir`: files made, renamed or removed there.
     ///
     /// # Errors
     /// As the operating system says; what was not flushed may be gone after a crash.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Locks the file `path`, which is made if need be, for this process alone. The lock ends with
+    /// the guard, and with the process, however that ends.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    fn lock(&self, path: &Path) -> Result<Box<dyn DiskLock>, LockError>;
+    /// What its operations cost whoever calls them.
+    fn pace(&self) -> Pace {
+        Pace::Blocks
+    }
+}
+
+/// What an operation of a disk costs whoever calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It keeps the calling thread waiting. Who must not wait calls it on a thread of its own.
+    Blocks,
+    /// It returns at once, and a task that flushes sleeps for so long beforehand: a disk in virtual
+    /// time. No thread is involved, so that a run can be repeated exactly.
+    Sleeps(Duration),
+}
+
+/// A lock held until it is dropped.
+pub trait DiskLock: Send + Sync + fmt::Debug {}
+
+/// Why a file was not locked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("it is locked{}", holder.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    Held {
+        /// Which, when it said so.
+        holder: Option<u32>,
+    },
+    /// The disk refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// All that the file `path` holds; `None` when there is none.
+///
+/// # Errors
+/// As the disk says.
+pub fn read(disk: &dyn Disk, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(path, false) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+/// Replaces what the file `path` holds by `contents`: after a crash the old or the new, never half
+/// of one. Durable when it returns. For small files: they are written whole.
+///
+/// # Errors
+/// As the disk says; the file then holds the old or the new contents.
+///
+/// # Source
+/// Pillai et al. 2014: write beside, flush, rename, flush the directory.
+pub fn replace(disk: &dyn Disk, path: &Path, contents: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let file = disk.open(&beside, true)?;
+    file.set_len(contents.len() as u64)?;
+    file.write_all_at(contents, 0)?;
+    file.sync_data()?;
+    disk.rename(&beside, path)?;
+    disk.sync_dir(&parent(path))
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+        _ => PathBuf::from("."),
+    }
 }
 
 /// An open file.
@@ -120,10 +205,38 @@ impl Disk for RealDisk {
         std::fs::remove_file(path)
     }
 
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn DiskLock>, LockError> {
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let read = file.read_to_string(&mut pid).ok();
+                return Err(LockError::Held { holder: read.and_then(|_| pid.trim().parse().ok()) });
+            }
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+        }
+        // The pid is for the error above only; the lock itself is what counts.
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Box::new(RealLock(file)))
+    }
 }
+
+#[derive(Debug)]
+struct RealLock(#[expect(dead_code, reason = "held for the lock on it")] File);
+
+impl DiskLock for RealLock {}
 
 impl DiskFile for RealFile {
     fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {

@@ -20,6 +20,6 @@ pub mod log;
 pub mod record;
 pub mod segment;
 
-pub use disk::{Disk, DiskFile, FaultyDisk, RealDisk};
+pub use disk::{Disk, DiskFile, DiskLock, FaultyDisk, LockError, Pace, RealDisk};
 pub use log::{AppendError, Log, LogConfig, OpenError, Recovered};
 pub use record::Lsn;

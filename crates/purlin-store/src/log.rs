@@ -1,4 +1,8 @@
-//! An append-only log: segments on disk, one writer thread, one flush for whoever waits.
+//! An append-only log: segments on disk, one writer, one flush for whoever waits.
+//!
+//! The writer is a thread, because a real disk keeps it waiting; on a disk in virtual time
+//! ([`Pace::Sleeps`]) it is a task that does the same, so that a run with such a disk depends on no
+//! scheduler but the runtime's.
 //!
 //! # Source
 //! DeWitt et al. 1984 (group commit). The writer takes whatever has gathered while the last flush
@@ -13,10 +17,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use purlin_core::{Advice, Outcome};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, Pace},
     record::{self, Lsn, RECORD_BYTES_MAX},
     segment::{self, End, HeaderError, SEGMENT_HEADER_BYTES},
 };
@@ -168,9 +172,11 @@ enum Halt {
     Flush(String),
 }
 
+type Acks = Vec<(Lsn, oneshot::Sender<Result<Lsn, AppendError>>)>;
+
 struct Waiting {
     bytes: Vec<u8>,
-    acks: Vec<(Lsn, oneshot::Sender<Result<Lsn, AppendError>>)>,
+    acks: Acks,
     /// The number of the next record to be appended.
     next: Lsn,
     /// Segments whose records are all below this are to be removed.
@@ -180,8 +186,29 @@ struct Waiting {
 
 struct Shared {
     waiting: Mutex<Waiting>,
-    wake: Condvar,
+    wake: Wake,
     config: LogConfig,
+}
+
+/// How the writer hears that something waits.
+enum Wake {
+    Thread(Condvar),
+    Task(Notify),
+}
+
+impl Wake {
+    fn ring(&self) {
+        match self {
+            Self::Thread(condvar) => drop(condvar.notify_one()),
+            Self::Task(notify) => notify.notify_one(),
+        }
+    }
+}
+
+/// Who writes.
+enum Work {
+    Thread(Option<thread::JoinHandle<()>>),
+    Task(Arc<Mutex<Writer>>),
 }
 
 /// An append-only log in a directory of its own. Clones share it; the last one closes it.
@@ -197,7 +224,7 @@ pub struct Log {
 
 struct Handle {
     shared: Arc<Shared>,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    work: Work,
 }
 
 impl fmt::Debug for Log {
@@ -210,20 +237,32 @@ impl fmt::Debug for Log {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.waiting.lock().halt.get_or_insert(Halt::Closed);
-        self.shared.wake.notify_all();
-        if let Some(thread) = self.thread.lock().take() {
+        self.shared.wake.ring();
+        match &mut self.work {
             // It panicked, or it is done; in both cases there is nothing left to do.
-            drop(thread.join());
+            Work::Thread(thread) => drop(thread.take().map(thread::JoinHandle::join)),
+            // Here and now, so that whoever opens the log next finds it complete.
+            Work::Task(writer) => {
+                let mut writer = writer.lock();
+                writer.finish();
+                while writer.begin() {
+                    writer.finish();
+                }
+            }
         }
     }
 }
 
 impl Log {
-    /// Opens the log in `dir`, making it if need be; calls `each` for every record in order.
+    /// Opens the log in `dir`, making it if need be; calls `each` for every record in order. What
+    /// it calls `each` for is on disk when it returns, acknowledged or not.
     ///
     /// # Errors
     /// [`OpenError`] when the disk refuses or acknowledged records are missing; then nothing was
     /// changed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, with a disk that [sleeps](Pace::Sleeps).
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -284,11 +323,17 @@ impl Log {
                 // The next crash must not find old bytes behind new ones.
                 let zeros = vec![0; bytes.len() - offset];
                 file.write_all_at(&zeros, offset as u64).map_err(io_error(path))?;
+            }
+            if is_last {
+                // A process that was killed leaves records that were read just now and that a
+                // power cut would still take.
                 file.sync_data().map_err(io_error(path))?;
             }
             tail = Some(Tail { file, offset: offset as u64, len });
             segments.push(Segment { path: path.clone(), first });
         }
+        // The same holds for the name of the last segment.
+        disk.sync_dir(dir).map_err(io_error(dir))?;
         let first = segments.first().map_or(next, |segment| segment.first);
         let recovered = Recovered { first, last: Lsn(next.0 - 1), torn_bytes };
         let shared = Arc::new(Shared {
@@ -299,16 +344,33 @@ impl Log {
                 keep_from: first,
                 halt: None,
             }),
-            wake: Condvar::new(),
+            wake: match disk.pace() {
+                Pace::Blocks => Wake::Thread(Condvar::new()),
+                Pace::Sleeps(_) => Wake::Task(Notify::new()),
+            },
             config,
         });
-        let writer =
-            Writer { disk, dir: dir.to_owned(), segments, tail, shared: Arc::clone(&shared) };
-        let thread = thread::Builder::new()
-            .name("purlin-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(io_error(dir))?;
-        let handle = Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) });
+        let mut writer = Writer {
+            disk,
+            dir: dir.to_owned(),
+            segments,
+            tail,
+            shared: Arc::clone(&shared),
+            under_way: None,
+        };
+        let work = match &shared.wake {
+            Wake::Thread(_) => {
+                let thread = thread::Builder::new().name("purlin-log".to_owned());
+                let thread = thread.spawn(move || writer.run_thread()).map_err(io_error(dir))?;
+                Work::Thread(Some(thread))
+            }
+            Wake::Task(_) => {
+                let writer = Arc::new(Mutex::new(writer));
+                tokio::spawn(run_task(Arc::clone(&writer), Arc::clone(&shared)));
+                Work::Task(writer)
+            }
+        };
+        let handle = Arc::new(Handle { shared, work });
         Ok((Self { handle }, recovered))
     }
 
@@ -353,7 +415,7 @@ impl Log {
         record::append(&mut waiting.bytes, lsn, &payload);
         waiting.acks.push((lsn, ack));
         drop(waiting);
-        shared.wake.notify_one();
+        shared.wake.ring();
         Ok(done)
     }
 
@@ -368,7 +430,7 @@ impl Log {
         let mut waiting = self.handle.shared.waiting.lock();
         waiting.keep_from = waiting.keep_from.max(first);
         drop(waiting);
-        self.handle.shared.wake.notify_one();
+        self.handle.shared.wake.ring();
     }
 }
 
@@ -378,6 +440,13 @@ struct Writer {
     segments: Vec<Segment>,
     tail: Option<Tail>,
     shared: Arc<Shared>,
+    under_way: Option<Batch>,
+}
+
+/// What was written and not flushed yet.
+struct Batch {
+    acks: Acks,
+    bytes: u64,
 }
 
 enum WriteFailure {
@@ -388,37 +457,57 @@ enum WriteFailure {
 }
 
 impl Writer {
-    fn run(mut self) {
+    fn run_thread(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let Wake::Thread(wake) = &shared.wake else { return };
         loop {
-            let (bytes, acks, first, keep_from, closing) = {
-                let mut waiting = self.shared.waiting.lock();
+            {
+                let mut waiting = shared.waiting.lock();
                 while waiting.acks.is_empty()
                     && waiting.halt.is_none()
                     && !self.can_forget(waiting.keep_from)
                 {
-                    self.shared.wake.wait(&mut waiting);
+                    wake.wait(&mut waiting);
                 }
-                let bytes = std::mem::take(&mut waiting.bytes);
-                let acks = std::mem::take(&mut waiting.acks);
-                let first = acks.first().map(|&(lsn, _)| lsn);
-                (bytes, acks, first, waiting.keep_from, waiting.halt.is_some())
-            };
-            if let Some(first) = first {
-                let result = self.write(&bytes, first);
-                self.answer(first, acks, result);
-            } else if closing {
-                return;
+                if waiting.acks.is_empty() && waiting.halt.is_some() {
+                    return;
+                }
             }
-            self.forget(keep_from);
+            self.begin();
+            self.finish();
         }
     }
 
-    fn answer(
-        &self,
-        first: Lsn,
-        acks: Vec<(Lsn, oneshot::Sender<Result<Lsn, AppendError>>)>,
-        result: Result<(), WriteFailure>,
-    ) {
+    /// Takes what has gathered and writes it, unflushed. `false` when nothing had.
+    fn begin(&mut self) -> bool {
+        let (bytes, acks) = {
+            let mut waiting = self.shared.waiting.lock();
+            (std::mem::take(&mut waiting.bytes), std::mem::take(&mut waiting.acks))
+        };
+        let Some(&(first, _)) = acks.first() else { return false };
+        match self.write(&bytes, first) {
+            Ok(()) => self.under_way = Some(Batch { acks, bytes: bytes.len() as u64 }),
+            Err(failure) => self.answer(first, acks, Err(failure)),
+        }
+        true
+    }
+
+    /// Flushes what is under way, answers for it, and forgets what may be forgotten.
+    fn finish(&mut self) {
+        if let Some(Batch { acks, bytes }) = self.under_way.take() {
+            let tail = self.tail.as_mut().expect("what is under way is in the tail");
+            let flushed = tail.file.sync_data().map_err(WriteFailure::Flush);
+            if flushed.is_ok() {
+                tail.offset += bytes;
+            }
+            let (first, _) = acks[0];
+            self.answer(first, acks, flushed);
+        }
+        let keep_from = self.shared.waiting.lock().keep_from;
+        self.forget(keep_from);
+    }
+
+    fn answer(&self, first: Lsn, acks: Acks, result: Result<(), WriteFailure>) {
         let error = match result {
             Ok(()) => {
                 for (lsn, ack) in acks {
@@ -442,8 +531,11 @@ impl Writer {
                 error
             }
             Err(WriteFailure::Flush(error)) => {
-                tracing::error!(dir = %self.dir.display(), %error, "flush failed, the log is stopped");
                 let mut waiting = self.shared.waiting.lock();
+                if waiting.halt.is_none() {
+                    let dir = self.dir.display();
+                    tracing::error!(%dir, %error, "flush failed, the log is stopped");
+                }
                 waiting.halt = Some(Halt::Flush(error.to_string()));
                 waiting.bytes.clear();
                 let error = AppendError::Flush(error.to_string());
@@ -460,6 +552,7 @@ impl Writer {
         }
     }
 
+    /// Writes behind the tail, without flushing.
     fn write(&mut self, bytes: &[u8], first: Lsn) -> Result<(), WriteFailure> {
         let need = bytes.len() as u64;
         let fits = self.tail.as_ref().is_some_and(|tail| tail.offset + need <= tail.len);
@@ -469,16 +562,15 @@ impl Writer {
         let tail = self.tail.as_mut().expect("rolling makes a tail");
         if let Err(error) = tail.file.write_all_at(bytes, tail.offset) {
             // Whole records of it may be there. They are refused, so they must be gone before
-            // anybody hears of it: their numbers will be given again.
-            let zeros = vec![0; bytes.len()];
-            let scrubbed = tail.file.write_all_at(&zeros, tail.offset);
+            // anybody hears of it: their numbers will be given again. Cutting them off takes no
+            // room, as writing zeros over them would on a disk that is full.
+            let scrubbed = tail.file.set_len(tail.offset);
+            let scrubbed = scrubbed.and_then(|()| tail.file.set_len(tail.len));
             return match scrubbed.and_then(|()| tail.file.sync_data()) {
                 Ok(()) => Err(WriteFailure::Write(error)),
                 Err(error) => Err(WriteFailure::Flush(error)),
             };
         }
-        tail.file.sync_data().map_err(WriteFailure::Flush)?;
-        tail.offset += need;
         Ok(())
     }
 
@@ -489,6 +581,8 @@ impl Writer {
         let len = self.shared.config.segment_bytes.max(header_bytes + need);
         let make = || -> io::Result<Box<dyn DiskFile>> {
             let file = self.disk.open(&path, true)?;
+            // One of that name is there when all that was ever written to it was refused.
+            file.set_len(0)?;
             file.set_len(len)?;
             file.write_all_at(&segment::header(first), 0)?;
             Ok(file)
@@ -499,7 +593,9 @@ impl Writer {
             WriteFailure::Write(error)
         })?;
         self.disk.sync_dir(&self.dir).map_err(WriteFailure::Flush)?;
-        self.segments.push(Segment { path, first });
+        if self.segments.last().is_none_or(|last| last.first != first) {
+            self.segments.push(Segment { path, first });
+        }
         self.tail = Some(Tail { file, offset: header_bytes, len });
         Ok(())
     }
@@ -514,6 +610,27 @@ impl Writer {
             if let Err(error) = self.disk.remove(&oldest.path) {
                 tracing::warn!(path = %oldest.path.display(), %error, "cannot remove a segment");
             }
+        }
+    }
+}
+
+/// The writer as a task: for a disk whose flushes take time on the clock of the runtime.
+async fn run_task(writer: Arc<Mutex<Writer>>, shared: Arc<Shared>) {
+    let Wake::Task(wake) = &shared.wake else { return };
+    loop {
+        wake.notified().await;
+        while writer.lock().begin() {
+            let pace = writer.lock().disk.pace();
+            if let Pace::Sleeps(flush_takes) = pace
+                && !flush_takes.is_zero()
+            {
+                tokio::time::sleep(flush_takes).await;
+            }
+            writer.lock().finish();
+        }
+        writer.lock().finish();
+        if shared.waiting.lock().halt.is_some() {
+            return;
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What a log promises, under crashes, full disks, failed flushes and damage.
 #![expect(clippy::unwrap_used, reason = "a test that cannot build its input should fail loudly")]
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use purlin_core::{Outcome, Rng};
 use purlin_store::{
-    AppendError, Disk, FaultyDisk, Log, LogConfig, Lsn, OpenError, RealDisk, Recovered,
-    disk::CrashStyle,
+    AppendError, Disk, FaultyDisk, LockError, Log, LogConfig, Lsn, OpenError, RealDisk, Recovered,
+    disk::{self, CrashStyle},
+    segment,
 };
 
 const DIR: &str = "/log";
@@ -19,8 +20,7 @@ type Records = BTreeMap<Lsn, Vec<u8>>;
 
 fn open(disk: &FaultyDisk) -> Result<(Log, Recovered, Records), OpenError> {
     let mut records = Records::new();
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (log, recovered) = Log::open(disk, Path::new(DIR), small(), |lsn, payload| {
+    let (log, recovered) = Log::open(disk.mount(), Path::new(DIR), small(), |lsn, payload| {
         records.insert(lsn, payload.to_vec());
     })?;
     Ok((log, recovered, records))
@@ -34,7 +34,8 @@ async fn lives(seed: u64) {
     let mut acked = Records::new();
     let mut refused: Vec<Vec<u8>> = Vec::new();
     let mut payload = 0_u64;
-    for life in 0..6 {
+    for life in 0..8 {
+        disk.slow_down(Duration::from_millis(rng.next_u64() % 3));
         let (log, recovered, records) = open(&disk).unwrap();
         for (lsn, payload) in &acked {
             assert_eq!(records.get(lsn), Some(payload), "seed {seed} life {life}: {lsn} was lost");
@@ -69,19 +70,29 @@ async fn lives(seed: u64) {
                 }
             }
         }
-        // The last write is under way when the power goes.
+        // The last write is under way when the end comes.
         payload += 1;
-        let last = log.append_later(payload.to_le_bytes().to_vec()).unwrap();
-        if rng.chance(0.5) {
-            drop(last.await.unwrap().map(|lsn| acked.insert(lsn, payload.to_le_bytes().to_vec())));
+        let bytes = payload.to_le_bytes().to_vec();
+        let mut last = log.append_later(bytes.clone()).unwrap();
+        for _ in 0..rng.below(3) {
+            tokio::task::yield_now().await;
         }
+        if rng.chance(0.3) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let lingers = rng.chance(0.7).then(|| log.clone());
         drop(log);
-        let styles = [CrashStyle::Kept, CrashStyle::Lost, CrashStyle::Torn];
-        disk.crash(styles[rng.below(3)]);
+        let styles = [CrashStyle::Killed, CrashStyle::Kept, CrashStyle::Lost, CrashStyle::Torn];
+        disk.crash(styles[rng.below(4)]);
+        // What is left of the old life must not touch the new one.
+        drop(lingers);
+        if let Ok(Ok(lsn)) = last.try_recv() {
+            acked.insert(lsn, bytes);
+        }
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn acknowledged_records_survive_every_crash_and_refused_ones_never_appear() {
     if let Ok(seed) = std::env::var("PURLIN_STORE_SEED") {
         return lives(seed.parse().unwrap()).await;
@@ -197,4 +208,159 @@ async fn many_writers_share_a_real_disk_and_all_are_read_back() {
     })
     .unwrap();
     assert_eq!(records, acked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_a_killed_process_left_behind_outlives_a_power_cut_once_it_was_read() {
+    let disk = FaultyDisk::new(1);
+    let (log, ..) = open(&disk).unwrap();
+    log.append(b"one".to_vec()).await.unwrap();
+    disk.slow_down(Duration::from_secs(1));
+    let _unknown = log.append_later(b"two".to_vec()).unwrap();
+    tokio::task::yield_now().await;
+    disk.crash(CrashStyle::Killed);
+    let (_log, _, records) = open(&disk).unwrap();
+    assert_eq!(records.len(), 2, "the write was under way");
+    disk.crash(CrashStyle::Lost);
+    let (.., records) = open(&disk).unwrap();
+    assert_eq!(records.len(), 2, "somebody may have acted on it");
+}
+
+#[tokio::test]
+async fn a_segment_that_a_killed_process_just_made_keeps_its_name_in_a_power_cut() {
+    let disk = FaultyDisk::new(1);
+    let file = disk.open(&Path::new(DIR).join(format!("{:020}.seg", 1)), true).unwrap();
+    file.set_len(400).unwrap();
+    file.write_all_at(&segment::header(Lsn(1)), 0).unwrap();
+    disk.crash(CrashStyle::Killed);
+    let (log, ..) = open(&disk).unwrap();
+    log.append(b"one".to_vec()).await.unwrap();
+    disk.crash(CrashStyle::Lost);
+    let (.., records) = open(&disk).unwrap();
+    assert_eq!(records.len(), 1);
+}
+
+#[tokio::test]
+async fn a_segment_made_again_after_a_refused_write_is_not_forgotten_for_its_elder() {
+    let disk = FaultyDisk::new(1);
+    let (log, ..) = open(&disk).unwrap();
+    log.append(vec![1; 300]).await.unwrap();
+    // It needs a segment, which is there when the record is refused.
+    disk.limit(disk.bytes() + 24 + 50);
+    let error = log.append(vec![2; 100]).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotDone, "{error}");
+    disk.limit(u64::MAX);
+    // Too large for it, so another is made for the same number.
+    log.append(vec![3; 390]).await.unwrap();
+    log.forget_before(Lsn(2));
+    log.append(vec![4; 10]).await.unwrap();
+    drop(log);
+    let (.., records) = open(&disk).unwrap();
+    let kept: Vec<(u64, u8)> = records.iter().map(|(lsn, bytes)| (lsn.0, bytes[0])).collect();
+    assert_eq!(kept, [(2, 3), (3, 4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_flush_takes_virtual_time_and_is_shared_by_all_who_wait() {
+    let disk = FaultyDisk::new(1);
+    disk.slow_down(Duration::from_millis(100));
+    let (log, ..) = open(&disk).unwrap();
+    let start = tokio::time::Instant::now();
+    let first = log.append_later(vec![1]).unwrap();
+    tokio::task::yield_now().await;
+    let later: Vec<_> = (0..50).map(|n| log.append_later(vec![n]).unwrap()).collect();
+    first.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), Duration::from_millis(100));
+    for done in later {
+        done.await.unwrap().unwrap();
+    }
+    assert_eq!(start.elapsed(), Duration::from_millis(200));
+}
+
+#[test]
+fn a_file_replaced_whole_is_the_old_or_the_new_one_after_any_crash() {
+    let path = Path::new("/data/incarnation");
+    let (mut old, mut new) = (0, 0);
+    for seed in 0..400 {
+        let disk = FaultyDisk::new(seed);
+        let mut rng = Rng::from_seed(seed);
+        disk::replace(&disk, path, b"old").unwrap();
+        // It stops anywhere: at a full disk, at a failed flush, or behind the rename.
+        let done = match rng.below(4) {
+            0 => {
+                disk.limit(disk.bytes() + rng.next_u64() % 3);
+                disk::replace(&disk, path, b"newer").is_ok()
+            }
+            1 => {
+                disk.fail_syncs(1);
+                disk::replace(&disk, path, b"newer").is_ok()
+            }
+            2 => {
+                let beside = disk.open(Path::new("/data/incarnation.new"), true).unwrap();
+                beside.write_all_at(b"newer", 0).unwrap();
+                beside.sync_data().unwrap();
+                disk.rename(Path::new("/data/incarnation.new"), path).unwrap();
+                false
+            }
+            _ => disk::replace(&disk, path, b"newer").is_ok(),
+        };
+        let styles = [CrashStyle::Killed, CrashStyle::Kept, CrashStyle::Lost, CrashStyle::Torn];
+        disk.crash(styles[rng.below(4)]);
+        match disk::read(&disk, path).unwrap().as_deref() {
+            Some(b"old") if !done => old += 1,
+            Some(b"newer") => new += 1,
+            other => panic!("seed {seed}: {other:?}, done: {done}"),
+        }
+    }
+    assert!(old > 100 && new > 100, "{old} old, {new} new");
+}
+
+#[test]
+fn a_real_file_is_replaced_whole_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mark");
+    let disk = RealDisk::shared();
+    assert_eq!(disk::read(&*disk, &path).unwrap(), None);
+    for text in ["a longer one", "short"] {
+        disk::replace(&*disk, &path, text.as_bytes()).unwrap();
+        assert_eq!(disk::read(&*disk, &path).unwrap().unwrap(), text.as_bytes());
+    }
+    assert_eq!(disk.list(dir.path()).unwrap(), ["mark"]);
+}
+
+#[test]
+fn a_lock_has_one_holder_and_ends_with_the_life_of_the_machine() {
+    let disk = FaultyDisk::new(1);
+    let path = Path::new("/data/lock");
+    let old = disk.mount();
+    let lock = old.lock(path).unwrap();
+    assert!(matches!(disk.lock(path), Err(LockError::Held { .. })));
+    disk.crash(CrashStyle::Killed);
+    let next = disk.mount().lock(path).unwrap();
+    drop(lock);
+    assert!(matches!(disk.lock(path), Err(LockError::Held { .. })), "the next life holds it");
+    drop(next);
+    drop(disk.lock(path).unwrap());
+    assert!(old.lock(path).is_err() && old.list(Path::new("/data")).is_err());
+}
+
+#[test]
+fn a_disk_in_memory_tells_how_often_it_failed() {
+    let disk = FaultyDisk::new(1);
+    let path = Path::new("/file");
+    let file = disk.open(path, true).unwrap();
+    disk.limit(5);
+    file.write_all_at(b"abcdefgh", 0).unwrap_err();
+    assert_eq!(disk::read(&disk, path).unwrap().unwrap(), b"abcde", "as far as there was room");
+    disk.limit(u64::MAX);
+    disk.fail_syncs(1);
+    file.sync_data().unwrap_err();
+    file.sync_data().unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    file.write_all_at(b"xyz", 5).unwrap();
+    disk.crash(CrashStyle::Lost);
+    assert_eq!(disk::read(&disk, path).unwrap().unwrap(), b"", "a failed flush is for good");
+    let faults = disk.faults();
+    assert_eq!((faults.writes_refused, faults.flushes_failed), (1, 1));
+    assert_eq!((faults.crashes, faults.writes_lost), (1, 1));
 }
