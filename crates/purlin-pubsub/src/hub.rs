@@ -8,7 +8,7 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,7 +26,7 @@ use crate::{
     limits::Limits,
     message::{Message, Publication},
     pattern::{Pattern, PatternTree},
-    peer::{PeerLink, PeerPort, Unsent},
+    peer::{Expected, PeerLink, PeerPort, Unsent},
     queue::{Closed, Pushed},
     registry::{Registry, Route, Slot},
     roster::Roster,
@@ -35,6 +35,9 @@ use crate::{
     topic::Topic,
     wire,
 };
+
+/// How often whoever waits for peers looks again whether they still are.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Reused by every publish of this thread, so that a head costs no allocation.
@@ -131,6 +134,8 @@ pub(crate) struct Hub {
     pub(crate) announce: Arc<Notify>,
     /// A peer has acknowledged an announcement, or left.
     settled: Notify,
+    /// Who is to be connected, whether it is already or not.
+    expected: OnceLock<Box<dyn Expected>>,
     subscriptions: AtomicUsize,
     next_id: AtomicU64,
     push_back: Mutex<Vec<Weak<Inbox>>>,
@@ -155,6 +160,7 @@ impl Hub {
             announcer: Mutex::new(Announcer::new(interest)),
             announce: Arc::default(),
             settled: Notify::new(),
+            expected: OnceLock::new(),
             subscriptions: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
             push_back: Mutex::new(Vec::new()),
@@ -719,6 +725,11 @@ impl Hub {
         }
     }
 
+    /// Tells whom to wait for, beside those that are connected. To be called once, at the start.
+    pub(crate) fn expect(&self, expected: Box<dyn Expected>) {
+        assert!(self.expected.set(expected).is_ok(), "a hub is started once");
+    }
+
     /// See [`Subscription::propagated`].
     pub(crate) async fn propagated(&self, within: Duration) -> bool {
         self.flush_interest();
@@ -727,10 +738,12 @@ impl Hub {
             loop {
                 let mut settled = std::pin::pin!(self.settled.notified());
                 settled.as_mut().enable();
-                if self.announcer.lock().is_known_everywhere(version) {
+                let expected = self.expected.get().map(|who| who.peers()).unwrap_or_default();
+                if self.announcer.lock().is_known_everywhere(version, &expected) {
                     return;
                 }
-                settled.await;
+                // Nobody tells when a peer is given up that never was connected.
+                drop(tokio::time::timeout(LOOK_AGAIN_AFTER, settled).await);
             }
         };
         tokio::time::timeout(within, known).await.is_ok()

@@ -179,9 +179,11 @@ impl Announcer {
         self.version
     }
 
-    /// Whether every peer that listens has acknowledged `version`.
-    pub(crate) fn is_known_everywhere(&self, version: u64) -> bool {
-        self.version >= version && self.peers.values().all(|link| link.known >= version)
+    /// Whether `expected`, and every peer that listens, have acknowledged `version`.
+    pub(crate) fn is_known_everywhere(&self, version: u64, expected: &[NodeId]) -> bool {
+        self.version >= version
+            && self.peers.values().all(|link| link.known >= version)
+            && expected.iter().all(|node| self.peers.contains_key(node))
     }
 
     /// Whether anything waits for an acknowledgement or could not be sent.

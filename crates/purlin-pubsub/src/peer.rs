@@ -43,6 +43,12 @@ pub(crate) trait PeerPort: Send + Sync + fmt::Debug {
     fn is_up(&self) -> bool;
 }
 
+/// Who is to be connected: the transport in a node.
+pub(crate) trait Expected: Send + Sync + fmt::Debug {
+    /// The peers that are connected, or about to be.
+    fn peers(&self) -> Vec<NodeId>;
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct PeerLink {

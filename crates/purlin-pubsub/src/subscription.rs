@@ -217,12 +217,12 @@ impl Subscription {
         self.inbox.closed()
     }
 
-    /// Waits until every connected peer knows about this subscription, so that what they publish
-    /// from then on arrives here. True if they do, false if `within` passed first.
+    /// Waits until every peer knows about this subscription, so that what they publish from then
+    /// on arrives here. True if they do, false if `within` passed first.
     ///
     /// # Guarantees
-    /// Covers the peers connected during the call; a node that joins later learns of it when it
-    /// connects.
+    /// Covers the peers that are connected or about to be: a peer that cannot be reached is waited
+    /// for until the cluster gives it up. A node that joins later learns of it when it connects.
     ///
     /// # Cancel safety
     /// Safe: it only waits.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use purlin_core::{Clock, Deadline};
+use purlin_core::{Clock, Deadline, NodeId};
 use purlin_net::{
     Cause, ChannelId, Credit, Incoming, PartitionKey, Peer, PeerEvent, ReturnPath, SendError,
     Service, ServiceId, Transport, Urgency,
@@ -20,7 +20,7 @@ use crate::{
     inbox::Hold,
     limits::Limits,
     message::Message,
-    peer::{PeerPort, Unsent},
+    peer::{Expected, PeerPort, Unsent},
     pubsub::PubSub,
     registry::Slot,
     wire,
@@ -77,6 +77,7 @@ impl PubSub {
         let hub = Arc::new(Hub::new(transport.node().clone(), limits, Arc::clone(&clock)));
         // Events first: a peer that comes up between the two steps is then seen twice, not never.
         let events = transport.events();
+        hub.expect(Box::new(transport.clone()));
         transport.register(SERVICE, Arc::new(Frames { hub: Arc::clone(&hub) }));
         for peer in transport.peers().into_iter().filter(Peer::is_up) {
             hub.peer_up(peer.node(), port(&peer, &clock));
@@ -101,6 +102,12 @@ async fn follow(mut events: broadcast::Receiver<PeerEvent>, hub: Weak<Hub>) {
             Err(RecvError::Lagged(_)) => hub.look_at_peers(),
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+impl Expected for Transport {
+    fn peers(&self) -> Vec<NodeId> {
+        Self::peers(self).iter().map(|peer| peer.node().clone()).collect()
     }
 }
 

@@ -44,12 +44,16 @@ impl Listener {
         assert!(self.child.try_wait().unwrap().is_none(), "sub ended: {}", self.notes());
     }
 
-    fn wait_for_end(&mut self) -> Option<i32> {
+    fn wait_for_end(&mut self, cluster: &Cluster) -> Option<i32> {
+        let notes = Arc::clone(&self.notes);
         wait_until_or(
             "sub ends",
             PATIENCE,
             || self.child.try_wait().unwrap(),
-            || "it still runs".to_owned(),
+            || {
+                let notes = notes.lock().unwrap().join("\n");
+                format!("it still runs; sub noted:\n{notes}\n{}", cluster.logs())
+            },
         )
         .code()
     }
@@ -92,7 +96,7 @@ fn a_file_of_100_000_lines_arrives_complete_and_in_order() {
     let (code, out, err) = told(&publish);
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains(&format!("published {LINES} messages to feed")), "{out}");
-    assert_eq!(listener.wait_for_end(), Some(0), "{}", listener.notes());
+    assert_eq!(listener.wait_for_end(&cluster), Some(0), "{}", listener.notes());
     assert_same(&file, &arrived, &cluster, &listener.notes());
 }
 
@@ -129,7 +133,7 @@ fn the_death_of_a_third_node_half_way_disturbs_nothing() {
     let (code, out, err) = told(&publish.wait_with_output().unwrap());
     assert_eq!(code, Some(0), "{err}{}", cluster.logs());
     assert!(out.contains(&format!("published {LINES} messages")), "{out}");
-    assert_eq!(listener.wait_for_end(), Some(0), "{}", listener.notes());
+    assert_eq!(listener.wait_for_end(&cluster), Some(0), "{}", listener.notes());
     assert_same(&file, &arrived, &cluster, &listener.notes());
 }
 
@@ -144,7 +148,7 @@ fn bytes_that_are_not_text_arrive_as_they_are() {
     let publish =
         cluster.at(1, &["pub", "a/b"]).stdin(File::open(&file).unwrap()).output().unwrap();
     assert_eq!(told(&publish).0, Some(0));
-    assert_eq!(listener.wait_for_end(), Some(0), "{}", listener.notes());
+    assert_eq!(listener.wait_for_end(&cluster), Some(0), "{}", listener.notes());
     assert_eq!(fs::read(&arrived).unwrap(), b"plain\n\xff\xfe\x00\x01\n\ncarriage\r\nlast\n");
 }
 
@@ -186,7 +190,7 @@ fn one_text_is_one_message_and_json_tells_topic_and_publisher() {
     );
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["published"], 1);
-    assert_eq!(listener.wait_for_end(), Some(0));
+    assert_eq!(listener.wait_for_end(&cluster), Some(0));
     let message: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&arrived).unwrap()).unwrap();
     assert_eq!(message["topic"], "logs/app/error");

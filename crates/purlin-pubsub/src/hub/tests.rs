@@ -561,3 +561,36 @@ async fn a_single_node_measures_rates_and_ends_stalled_subscriptions() {
     tokio::time::timeout(Duration::from_secs(30), busy).await.expect("measured and ended");
     assert_eq!(slow.closed(), Some(Closed::Stalled(Duration::from_millis(500))));
 }
+
+/// A peer that the transport has been told of and has not reached yet.
+#[derive(Debug)]
+struct About(NodeId);
+
+impl Expected for About {
+    fn peers(&self) -> Vec<NodeId> {
+        vec![self.0.clone()]
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_about_to_be_connected_is_waited_for() {
+    let world = World::of(&["a"]);
+    let hub = &world.hubs[&node("a")];
+    hub.expect(Box::new(About(node("b"))));
+    let feed = world.pubsub("a").subscribe("feed").unwrap();
+    let within = Duration::from_secs(5);
+    assert!(!feed.propagated(within).await, "b may publish before it has heard");
+
+    let known = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        hub.peer_up(&node("b"), world.port(&node("a"), &node("b")));
+        let say = |frame: InterestFrame| {
+            hub.on_interest(&node("b"), &frame.encode(), || world.port(&node("a"), &node("b")));
+        };
+        say(InterestFrame::Ask);
+        hub.flush_interest();
+        let version = hub.announcer.lock().version();
+        say(InterestFrame::Known { version });
+    };
+    assert!(tokio::join!(feed.propagated(within), known).0);
+}

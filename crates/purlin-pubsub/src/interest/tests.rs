@@ -113,7 +113,7 @@ fn changes_of_one_flush_travel_in_one_delta() {
     assert_eq!(pair.to_listener, [delta]);
     pair.run();
     assert!(pair.listener.wants("a") && !pair.listener.wants("gone"));
-    assert!(pair.announcer.is_known_everywhere(2));
+    assert!(pair.announcer.is_known_everywhere(2, &[]));
 }
 
 #[test]
@@ -283,7 +283,7 @@ proptest! {
             }
         }
         pair.run();
-        prop_assert!(pair.announcer.is_known_everywhere(pair.announcer.version()));
+        prop_assert!(pair.announcer.is_known_everywhere(pair.announcer.version(), &[]));
         prop_assert!(!pair.announcer.is_waiting());
         let wanted: Vec<Pattern> = (0..NAMES.len()).filter(|i| counts[*i] > 0).map(|i| pattern(NAMES[i])).collect();
         for topic in ["a", "b", "c/d", "c/x", "e", "e/x/y", "f", "g", "h", "i", "j/k", "l", "m", "z"] {

@@ -47,8 +47,9 @@ const MESSAGE_WITHIN: Duration = Duration::from_secs(5);
 /// whose reader has stopped: a line then goes on to the others.
 const LINE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a new stream waits for other nodes to hear of it before it begins anyway.
-const PROPAGATE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a new stream waits for other nodes to hear of it before it begins anyway: longer than a
+/// lost announcement takes to be repeated, and than a silent member is believed in.
+const PROPAGATE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What flows through this node: rates and subscribers per topic.
 #[utoipa::path(
