@@ -18,7 +18,7 @@ use std::{
 use purlin_core::{ClusterName, NodeName, WallTime};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PublicKeyData as _, SerialNumber,
 };
 
 mod der;
@@ -65,6 +65,10 @@ pub const AUTHORITY_VALID_FOR: Duration = Duration::from_secs(10 * 365 * 24 * 36
 /// How long a node's certificate is valid unless told otherwise: one year.
 pub const NODE_VALID_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// From when on and how long certificates are valid that must be so in any simulated year.
+pub const TIMELESS: (WallTime, Duration) =
+    (WallTime::from_millis(3_600_000), Duration::from_secs(400 * 365 * 24 * 3600));
+
 /// Certificates are valid from an hour before they are made, for nodes whose clocks lag.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
@@ -97,9 +101,29 @@ impl Authority {
     /// # Errors
     /// [`CertError::Issue`] when the system gives no randomness.
     pub fn generate(cluster: &ClusterName, now: WallTime) -> Result<Self, CertError> {
-        let key = KeyPair::generate().map_err(issue)?;
+        Self::with_key(cluster, now, AUTHORITY_VALID_FOR, KeyPair::generate().map_err(issue)?)
+    }
+
+    /// Makes an authority for simulations: [`TIMELESS`], as the certificates it issues should be.
+    /// Their signatures have one length, so that a handshake takes the same bytes whatever its keys
+    /// are and a simulated network carries it the same way every time.
+    ///
+    /// # Errors
+    /// [`CertError::Issue`] when the system gives no randomness.
+    pub fn timeless(cluster: &ClusterName) -> Result<Self, CertError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(issue)?;
+        Self::with_key(cluster, TIMELESS.0, TIMELESS.1, key)
+    }
+
+    fn with_key(
+        cluster: &ClusterName,
+        now: WallTime,
+        valid_for: Duration,
+        key: KeyPair,
+    ) -> Result<Self, CertError> {
         let mut params = authority_params(cluster.as_str());
-        set_validity(&mut params, now, AUTHORITY_VALID_FOR);
+        set_validity(&mut params, now, valid_for);
+        params.serial_number = Some(serial(&key));
         let certificate = params.self_signed(&key).map_err(issue)?;
         Ok(Self { cluster: cluster.as_str().to_owned(), certificate_pem: certificate.pem(), key })
     }
@@ -144,7 +168,7 @@ impl Authority {
         now: WallTime,
         valid_for: Duration,
     ) -> Result<IssuedCertificate, CertError> {
-        let key = KeyPair::generate().map_err(issue)?;
+        let key = KeyPair::generate_for(self.key.algorithm()).map_err(issue)?;
         let mut params = CertificateParams::new(vec![node.as_str().to_owned()]).map_err(issue)?;
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::CommonName, node.as_str());
@@ -153,6 +177,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         set_validity(&mut params, now, valid_for);
+        params.serial_number = Some(serial(&key));
         let issuer = Issuer::new(authority_params(&self.cluster), &self.key);
         let certificate = params.signed_by(&key, &issuer).map_err(issue)?;
         Ok(IssuedCertificate { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
@@ -183,6 +208,15 @@ fn set_validity(params: &mut CertificateParams, now: WallTime, valid_for: Durati
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now.as_millis());
     params.not_before = (now - BACKDATED).into();
     params.not_after = (now + valid_for).into();
+}
+
+/// As random as the key, and of one length: DER drops leading zeros.
+fn serial(key: &KeyPair) -> SerialNumber {
+    let mut serial = [0; 16];
+    let key = key.der_bytes();
+    serial.copy_from_slice(&key[key.len() - 16..]);
+    serial[0] = serial[0] & 0x3f | 0x40;
+    SerialNumber::from_slice(&serial)
 }
 
 fn issue(error: rcgen::Error) -> CertError {
@@ -259,6 +293,22 @@ mod tests {
             summary.not_after.as_millis(),
             now().as_millis() + u64::try_from(NODE_VALID_FOR.as_millis()).unwrap()
         );
+    }
+
+    #[test]
+    fn timeless_certificates_are_valid_in_any_year_and_of_one_length() {
+        let authority = Authority::timeless(&ClusterName::parse("sim").unwrap()).unwrap();
+        let issue = || {
+            let name = NodeName::parse("n1").unwrap();
+            authority.issue(&name, TIMELESS.0, TIMELESS.1).unwrap().certificate_pem
+        };
+        for _ in 0..300 {
+            let pem = issue();
+            assert_eq!(pem.len(), issue().len());
+            let summary = CertificateSummary::of_pem(&pem).unwrap();
+            assert_eq!(summary.not_before, WallTime::from_millis(0));
+            assert!(summary.valid_for_millis(WallTime::from_millis(4_102_444_800_000 * 2)) > 0);
+        }
     }
 
     #[test]

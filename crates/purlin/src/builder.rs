@@ -10,14 +10,14 @@ use purlin_cluster::{
     },
     swim,
 };
-use purlin_core::{Clock, Hlc, NodeId, Rng, SystemClock};
+use purlin_core::{Clock, Hlc, NodeId, Rng};
 use purlin_net::{ChannelSpec, GossipKeys, Limits, Rpc, TlsIdentity, Transport, TransportConfig};
 use purlin_process::{ProcessLimits, Processes};
 use purlin_pubsub::PubSub;
 use purlin_replica::{Flags, ReplicaConfig, ReplicaSet, replica};
 
 use crate::{
-    Config, DataDir, DevAuthority, LocalBuilder, Node, Sources, StartError,
+    Config, DataDir, DevAuthority, Environment, LocalBuilder, Node, Sources, StartError,
     config::{Profile, Raw},
     high_water, local,
     node::{Parts, State},
@@ -37,6 +37,7 @@ pub struct NodeBuilder {
     http_addr: Option<SocketAddr>,
     discovery: Vec<Box<dyn Discovery>>,
     channels: Vec<ChannelSpec>,
+    environment: Option<Environment>,
 }
 
 impl NodeBuilder {
@@ -165,16 +166,29 @@ impl NodeBuilder {
         self
     }
 
+    /// Time, randomness, network and disk to run on. Default [`Environment::system`]; a simulator
+    /// puts its own here, and the node then uses no other.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
     /// Stand alone, without a network: level 0 of the ladder. Name and data dir are kept.
     #[must_use]
     pub fn local(self) -> LocalBuilder {
-        LocalBuilder { settings: self.settings, keeps_data: self.keeps_data }
+        LocalBuilder {
+            settings: self.settings,
+            keeps_data: self.keeps_data,
+            environment: self.environment,
+        }
     }
 
     /// Starts the node and returns as soon as it listens; it then joins the cluster by itself.
     ///
     /// [`Cluster::wait_for_members`] is the barrier for programs that need the others. Must run
-    /// inside a multi-threaded or single-threaded tokio runtime with IO and time.
+    /// inside a multi-threaded or single-threaded tokio runtime with time, and with IO when the
+    /// network is the kernel's.
     ///
     /// # Errors
     /// [`StartError`], in one sentence; nothing is left running.
@@ -191,12 +205,14 @@ impl NodeBuilder {
             (None, Some(dev)) => dev.identity(&config.node.name)?,
             (None, None) => config.identity()?,
         };
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let mut rng = Rng::from_os();
-        let (data, id) = local::identity(&config, self.keeps_data, clock.as_ref())?;
+        let environment = self.environment.unwrap_or_else(Environment::system);
+        let (data, id) = local::identity(&config, self.keeps_data, &environment)?;
         let data = data.map(Arc::new);
+        let Environment { clock, mut rng, network, .. } = environment;
         let hlc = high_water::clock(&id, data.as_ref(), &clock)?;
-        let transport_config = transport_config(&config, id.clone(), tls, gossip, self.channels);
+        let mut transport_config =
+            transport_config(&config, id.clone(), tls, gossip, self.channels);
+        transport_config.network = network;
         let transport = Transport::bind(transport_config, Arc::clone(&clock), rng.fork()).await?;
         let limits = ProcessLimits { processes_max: config.limits.processes_max };
         let processes = Processes::with_limits(id, Arc::clone(&clock), limits);
@@ -254,7 +270,10 @@ fn state(
 ) -> Result<State, StartError> {
     let mut start = |service, name, durable: bool| {
         let mut config = ReplicaConfig::new(service, name);
-        config.dir = data.filter(|_| durable).map(|data| data.path().join(name));
+        if let Some(data) = data.filter(|_| durable) {
+            config.dir = Some(data.path().join(name));
+            config.disk = Arc::clone(data.disk());
+        }
         ReplicaSet::start(config, transport, Arc::clone(hlc), rng.fork())
     };
     let flags = start(replica::FLAGS, "flags", true)?;

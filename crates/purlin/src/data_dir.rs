@@ -5,12 +5,16 @@
 //! is the operating system's: it ends with the process, however that ends.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use purlin_core::{Incarnation, WallTime};
+use purlin_store::{
+    Disk, DiskLock, LockError,
+    disk::{self, Pace},
+};
 
 const LOCK: &str = "lock";
 const INCARNATION: &str = "incarnation";
@@ -58,46 +62,32 @@ pub enum DataDirError {
 /// A data directory held by this process until dropped.
 #[derive(Debug)]
 pub struct DataDir {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     // Held for the lock on it.
-    _lock: File,
+    _lock: Box<dyn DiskLock>,
 }
 
 impl DataDir {
-    /// Makes the directory if needed and locks it.
+    /// Makes the directory on `disk` if needed and locks it.
     ///
     /// # Errors
     /// [`DataDirError::InUse`] when another process holds it, [`DataDirError::Io`] when the file
     /// system refuses.
-    pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        let refused = |action, at: PathBuf| {
-            move |source| DataDirError::Io { dir: path.to_owned(), action, path: at, source }
+    pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, DataDirError> {
+        let dir = path.to_owned();
+        let refused = |action, at| {
+            let dir = dir.clone();
+            move |source| DataDirError::Io { dir, action, path: at, source }
         };
-        fs::create_dir_all(path).map_err(refused("create", path.to_owned()))?;
+        disk.create_dir(path).map_err(refused("create", dir.clone()))?;
         let lock_path = path.join(LOCK);
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(refused("open", lock_path.clone()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let holder =
-                    lock.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
-                return Err(DataDirError::InUse { dir: path.to_owned(), holder });
-            }
-            Err(TryLockError::Error(source)) => return Err(refused("lock", lock_path)(source)),
+        match disk.lock(&lock_path) {
+            Ok(lock) => Ok(Self { disk, path: dir, _lock: lock }),
+            Err(LockError::Held { holder }) => Err(DataDirError::InUse { dir, holder }),
+            Err(LockError::Io(source)) => Err(refused("lock", lock_path)(source)),
+            Err(error) => Err(refused("lock", lock_path)(io::Error::other(error))),
         }
-        // The pid is for the message above only; the lock itself is what counts.
-        lock.set_len(0)
-            .and_then(|()| lock.seek(SeekFrom::Start(0)))
-            .and_then(|_| writeln!(lock, "{}", std::process::id()))
-            .map_err(refused("write", lock_path))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// The directory.
@@ -138,25 +128,46 @@ impl DataDir {
         self.replace(&self.path.join(HIGH_WATER), &format!("{}\n", mark.as_millis()))
     }
 
-    fn number(&self, name: &str) -> Result<Option<u64>, DataDirError> {
-        let path = self.path.join(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => match text.trim().parse() {
-                Ok(number) => Ok(Some(number)),
-                Err(_) => Err(DataDirError::Damaged { dir: self.path.clone(), path, found: text }),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(self.io("read", path, source)),
+    /// The disk it is on.
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Does `work`, which writes here, without keeping a thread of the runtime waiting.
+    pub(crate) async fn without_blocking<T: Send + 'static>(
+        self: Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.disk.pace() {
+            // None when the runtime is shutting down, and then nobody wants the result.
+            Pace::Blocks => tokio::task::spawn_blocking(move || work(&self)).await.ok(),
+            Pace::Sleeps(flush_takes) => {
+                tokio::time::sleep(flush_takes).await;
+                Some(work(&self))
+            }
         }
     }
 
-    /// Old or new content, never half of one: write aside, sync, rename, sync the directory.
+    fn number(&self, name: &str) -> Result<Option<u64>, DataDirError> {
+        let path = self.path.join(name);
+        let bytes = match disk::read(&*self.disk, &path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(source) => return Err(self.io("read", path, source)),
+        };
+        let found = String::from_utf8_lossy(&bytes);
+        match found.trim().parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => {
+                let found = found.into_owned();
+                Err(DataDirError::Damaged { dir: self.path.clone(), path, found })
+            }
+        }
+    }
+
+    /// Old or new content, never half of one.
     fn replace(&self, path: &Path, content: &str) -> Result<(), DataDirError> {
-        let aside = path.with_extension("new");
-        File::create(&aside)
-            .and_then(|mut file| file.write_all(content.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&aside, path))
-            .and_then(|()| File::open(&self.path)?.sync_all())
+        disk::replace(&*self.disk, path, content.as_bytes())
             .map_err(|source| self.io("write", path.to_owned(), source))
     }
 
@@ -167,7 +178,15 @@ impl DataDir {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use purlin_store::{FaultyDisk, RealDisk, disk::CrashStyle};
+
     use super::*;
+
+    fn open(path: &Path) -> Result<DataDir, DataDirError> {
+        DataDir::open(RealDisk::shared(), path)
+    }
 
     fn at(millis: u64) -> WallTime {
         WallTime::from_millis(millis)
@@ -176,19 +195,19 @@ mod tests {
     #[test]
     fn an_incarnation_grows_even_when_the_wall_clock_goes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::open(dir.path()).unwrap();
+        let data = open(dir.path()).unwrap();
         assert_eq!(data.next_incarnation(at(1_000)).unwrap(), Incarnation(1_000));
         assert_eq!(data.next_incarnation(at(500)).unwrap(), Incarnation(1_001));
         drop(data);
-        let data = DataDir::open(dir.path()).unwrap();
+        let data = open(dir.path()).unwrap();
         assert_eq!(data.next_incarnation(at(0)).unwrap(), Incarnation(1_002));
     }
 
     #[test]
     fn two_holders_never_share_a_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path()).unwrap();
-        let error = DataDir::open(dir.path()).unwrap_err();
+        let first = open(dir.path()).unwrap();
+        let error = open(dir.path()).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -196,7 +215,7 @@ mod tests {
             "{error}"
         );
         drop(first);
-        DataDir::open(dir.path()).unwrap();
+        open(dir.path()).unwrap();
     }
 
     #[test]
@@ -204,7 +223,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = DataDir::open(&file.join("data")).unwrap_err().to_string();
+        let error = open(&file.join("data")).unwrap_err().to_string();
         assert!(error.contains("is not usable: cannot create"), "{error}");
         assert!(!error.contains('\n'), "{error}");
     }
@@ -213,8 +232,23 @@ mod tests {
     fn a_damaged_record_is_refused_and_not_guessed() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(INCARNATION), "12x").unwrap();
-        let error =
-            DataDir::open(dir.path()).unwrap().next_incarnation(at(5)).unwrap_err().to_string();
+        let error = open(dir.path()).unwrap().next_incarnation(at(5)).unwrap_err().to_string();
         assert!(error.contains("holds \"12x\" instead of a number"), "{error}");
+    }
+
+    #[test]
+    fn no_crash_of_the_machine_gives_an_incarnation_twice() {
+        let styles = [CrashStyle::Killed, CrashStyle::Kept, CrashStyle::Lost, CrashStyle::Torn];
+        for (seed, skip) in (0..50).zip((0..4).cycle()) {
+            let disk = FaultyDisk::new(seed);
+            let mut last = Incarnation(0);
+            for style in styles.iter().cycle().skip(skip).take(12) {
+                let data = DataDir::open(disk.mount(), Path::new("/data")).unwrap();
+                let next = data.next_incarnation(at(7)).unwrap();
+                assert!(next > last, "seed {seed}: {next} after {last}");
+                last = next;
+                disk.crash(*style);
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use purlin_core::{Clock as _, ClusterName, NodeName, SystemClock};
 use purlin_net::{
     Authority, CertError, CertificateSummary, GossipKeys, TlsIdentity,
-    certs::{self, NODE_VALID_FOR},
+    certs::{self, NODE_VALID_FOR, TIMELESS},
 };
 
 /// A certificate that would expire within this is renewed.
@@ -26,6 +26,7 @@ const RENEW_BEFORE_MS: u64 = 30 * 24 * 3600 * 1000;
 pub struct DevAuthority {
     authority: Arc<Authority>,
     gossip_text: Arc<str>,
+    is_timeless: bool,
 }
 
 impl DevAuthority {
@@ -34,9 +35,21 @@ impl DevAuthority {
     /// # Errors
     /// [`CertError::Issue`] when the system gives no randomness.
     pub fn new() -> Result<Self, CertError> {
-        let cluster = ClusterName::parse("dev").expect("dev is a valid name");
-        let authority = Authority::generate(&cluster, SystemClock::new().wall())?;
-        Ok(Self { authority: Arc::new(authority), gossip_text: GossipKeys::generate().into() })
+        Ok(Self::of(Authority::generate(&dev(), SystemClock::new().wall())?))
+    }
+
+    /// Makes one in memory for simulations: its certificates are valid in any year that a simulated
+    /// clock may show, and handshakes with them take the same number of bytes every time.
+    ///
+    /// # Errors
+    /// [`CertError::Issue`] when the system gives no randomness.
+    pub fn timeless() -> Result<Self, CertError> {
+        Ok(Self { is_timeless: true, ..Self::of(Authority::timeless(&dev())?) })
+    }
+
+    fn of(authority: Authority) -> Self {
+        let gossip_text = GossipKeys::generate().into();
+        Self { authority: Arc::new(authority), gossip_text, is_timeless: false }
     }
 
     /// Takes the one kept in `dir` (`ca.pem`, `ca.key`, `gossip.key`), making it first if need be:
@@ -68,7 +81,8 @@ impl DevAuthority {
         }
         GossipKeys::from_file(&gossip_path)?;
         let gossip_text = fs::read_to_string(&gossip_path).map_err(refused(&gossip_path))?;
-        Ok(Self { authority: Arc::new(authority), gossip_text: gossip_text.into() })
+        let gossip_text = gossip_text.into();
+        Ok(Self { authority: Arc::new(authority), gossip_text, is_timeless: false })
     }
 
     /// Issues a certificate for `name` into `dir` (`node.pem`, `node.key`), unless the one there
@@ -104,11 +118,19 @@ impl DevAuthority {
 
     /// A fresh identity for the node `name`, and the gossip keys.
     pub(crate) fn identity(&self, name: &NodeName) -> Result<(TlsIdentity, GossipKeys), CertError> {
-        let issued = self.authority.issue(name, SystemClock::new().wall(), NODE_VALID_FOR)?;
+        let (from, valid_for) = match self.is_timeless {
+            true => TIMELESS,
+            false => (SystemClock::new().wall(), NODE_VALID_FOR),
+        };
+        let issued = self.authority.issue(name, from, valid_for)?;
         let tls = TlsIdentity::from_issued(self.authority.certificate_pem(), &issued)?;
         let keys = GossipKeys::parse(&self.gossip_text).expect("checked when it was read or made");
         Ok((tls, keys))
     }
+}
+
+fn dev() -> ClusterName {
+    ClusterName::parse("dev").expect("dev is a valid name")
 }
 
 #[cfg(test)]

@@ -52,8 +52,8 @@ async fn keep(hlc: Weak<Hlc>, data: Weak<DataDir>, clock: Arc<dyn Clock>) {
         let (Some(hlc), Some(data)) = (hlc.upgrade(), data.upgrade()) else { return };
         let wall = clock.wall();
         // A flush may take a while on a busy disk, and this is no thread to wait on.
-        let raised = tokio::task::spawn_blocking(move || raise(&hlc, &data, wall)).await;
-        if let Ok(Err(error)) = raised {
+        let raised = data.without_blocking(move |data| raise(&hlc, data, wall)).await;
+        if let Some(Err(error)) = raised {
             // Writes are refused once the mark is reached; nothing is issued that is not covered.
             tracing::error!(%error, "cannot record the clock's high-water mark");
         }
@@ -63,6 +63,7 @@ async fn keep(hlc: Weak<Hlc>, data: Weak<DataDir>, clock: Arc<dyn Clock>) {
 #[cfg(test)]
 mod tests {
     use purlin_core::{Incarnation, NodeName, SystemClock};
+    use purlin_store::RealDisk;
 
     use super::*;
 
@@ -71,12 +72,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = NodeId::new(NodeName::parse("n1").unwrap(), Incarnation(1));
         let system: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let data = Arc::new(DataDir::open(dir.path()).unwrap());
-        let first = clock(&id, Some(&data), &system).unwrap();
+        let data = || Arc::new(DataDir::open(RealDisk::shared(), dir.path()).unwrap());
+        let held = data();
+        let first = clock(&id, Some(&held), &system).unwrap();
         let issued = first.now(system.wall()).unwrap();
-        drop((first, data));
-        let data = Arc::new(DataDir::open(dir.path()).unwrap());
-        let second = clock(&id, Some(&data), &system).unwrap();
+        drop((first, held));
+        let second = clock(&id, Some(&data()), &system).unwrap();
         let long_ago = WallTime::from_millis(5);
         assert!(second.now(long_ago).unwrap() > issued);
     }

@@ -30,9 +30,10 @@
 //! - [`Node`] and [`NodeBuilder`]; [`LocalNode`], the node without a network
 //! - [`Config`], [`Sources`]: `purlin.toml`, environment, flags
 //! - [`DataDir`]: what a node keeps between its lives
+//! - [`Environment`]: the world a node runs in, real or simulated
 //! - [`DevAuthority`]: certificates for tests and one machine
 //! - [`core`], [`crdt`], [`ring`], [`process`], [`net`], [`cluster`], [`pubsub`], [`replica`],
-//!   [`cache`]: the floors below, whole
+//!   [`cache`], [`store`]: the floors below, whole
 //!
 //! This crate is wiring: it holds no protocol and decides nothing that a floor below could decide.
 
@@ -40,6 +41,7 @@ mod builder;
 pub mod config;
 mod data_dir;
 mod dev;
+mod environment;
 mod error;
 mod high_water;
 mod local;
@@ -49,6 +51,7 @@ pub use builder::NodeBuilder;
 pub use config::{Config, ConfigError, Sources};
 pub use data_dir::{DataDir, DataDirError};
 pub use dev::DevAuthority;
+pub use environment::Environment;
 pub use error::StartError;
 pub use local::{LocalBuilder, LocalNode};
 pub use node::{Node, Stop};
@@ -63,6 +66,7 @@ pub use purlin_process as process;
 pub use purlin_pubsub as pubsub;
 pub use purlin_replica as replica;
 pub use purlin_ring as ring;
+pub use purlin_store as store;
 
 /// What most programs need.
 pub mod prelude {

@@ -2,17 +2,18 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use purlin_core::{Clock, Incarnation, NodeId, SystemClock};
+use purlin_core::{Incarnation, NodeId};
 use purlin_process::{ProcessLimits, Processes, ShutdownReport};
 use purlin_pubsub::PubSub;
 
-use crate::{Config, DataDir, Sources, StartError};
+use crate::{Config, DataDir, Environment, Sources, StartError};
 
 /// What a [`LocalNode`] starts from; made by [`NodeBuilder::local`](crate::NodeBuilder::local).
 #[derive(Debug)]
 pub struct LocalBuilder {
     pub(crate) settings: Sources,
     pub(crate) keeps_data: bool,
+    pub(crate) environment: Option<Environment>,
 }
 
 impl LocalBuilder {
@@ -24,8 +25,9 @@ impl LocalBuilder {
     #[expect(clippy::unused_async, reason = "the same shape as NodeBuilder::start")]
     pub async fn start(self) -> Result<LocalNode, StartError> {
         let config = self.settings.load()?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (data, id) = identity(&config, self.keeps_data, clock.as_ref())?;
+        let environment = self.environment.unwrap_or_else(Environment::system);
+        let (data, id) = identity(&config, self.keeps_data, &environment)?;
+        let clock = environment.clock;
         let limits = ProcessLimits { processes_max: config.limits.processes_max };
         let pubsub = PubSub::on_one_node(id.clone(), pubsub_limits(&config), Arc::clone(&clock));
         let processes = Processes::with_limits(id, clock, limits);
@@ -37,13 +39,15 @@ impl LocalBuilder {
 pub(crate) fn identity(
     config: &Config,
     keeps_data: bool,
-    clock: &dyn Clock,
+    environment: &Environment,
 ) -> Result<(Option<DataDir>, NodeId), StartError> {
-    let data = keeps_data.then(|| DataDir::open(&config.node.data_dir)).transpose()?;
+    let open = || DataDir::open(Arc::clone(&environment.disk), &config.node.data_dir);
+    let data = keeps_data.then(open).transpose()?;
+    let wall = environment.clock.wall();
     let incarnation = match &data {
-        Some(data) => data.next_incarnation(clock.wall())?,
+        Some(data) => data.next_incarnation(wall)?,
         // Without a disk the wall clock is all there is to tell one life from the next.
-        None => Incarnation::at_start(clock.wall(), None),
+        None => Incarnation::at_start(wall, None),
     };
     Ok((data, NodeId::new(config.node.name.clone(), incarnation)))
 }
