@@ -14,6 +14,8 @@ mod cluster;
 mod members;
 #[path = "namespaces/network.rs"]
 mod network;
+#[path = "namespaces/writers.rs"]
+mod writers;
 
 use std::net::UdpSocket;
 use std::sync::mpsc;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 use cluster::Cluster;
 use members::Sample;
 use network::Network;
+use writers::{Fate, Readable, Writer};
 
 #[test]
 fn one_way_loss_between_two_members_takes_nobody_down() {
@@ -143,13 +146,109 @@ fn passes(network: &Network, from: usize, to: usize) -> bool {
     receiver.join().expect("the receiver waits")
 }
 
-/// Three nodes that see each other, alone on this machine as far as this file goes: the promises
-/// are in seconds, and three clusters at once on two cores would measure the scheduler.
+/// A minute of writing on three nodes of five while two are killed and restarted and a partition
+/// comes and goes; a fourth writer's node is cut off, killed, and loses its disk.
+#[test]
+fn what_was_acknowledged_survives_kills_and_a_partition() {
+    let Some((_alone, mut cluster)) = nodes(5) else {
+        return;
+    };
+    let started = Instant::now();
+    let until = |second: u64| {
+        let left = Duration::from_secs(second).saturating_sub(started.elapsed());
+        std::thread::sleep(left);
+    };
+    let hosts = [1, 2, 3, 5];
+    let mut writers = hosts
+        .map(|host| Writer::start(&cluster.network, host, cluster::api()))
+        .into_iter()
+        .collect::<Vec<_>>();
+    let doomed = writers.pop().expect("four were started");
+
+    until(8);
+    cluster.kill(2);
+    until(14);
+    cluster.restart(2);
+    until(20);
+    cluster.network.cut(&[1, 4], &[2, 3, 5]);
+    until(32);
+    let mut dropped = cluster.network.heal();
+    until(36);
+    cluster.kill(4);
+    until(42);
+    cluster.restart(4);
+    until(47);
+    // Some time before the cut: an acknowledgement may overtake the news of its write.
+    doomed.expects(Fate::Doomed);
+    until(48);
+    cluster.network.cut(&[5], &[1, 2, 3, 4]);
+    until(50);
+    let mut records = vec![doomed.stop()];
+    cluster.kill(5);
+    cluster.lose_disk(5);
+    dropped += cluster.network.heal();
+    cluster.restart(5);
+    until(60);
+    records.extend(writers.into_iter().map(Writer::stop));
+
+    assert!(dropped > 0, "the cuts dropped nothing, so they proved nothing");
+    let (readable, after) = all_alike(&cluster, hosts, Duration::from_secs(60));
+    match writers::check(&records, &readable) {
+        Ok(verdict) => println!(
+            "{} writes acknowledged, {} of unknown outcome, {} refused; all five nodes alike \
+             {after:?} after the last write: {}; lost with the disk of n5, of which nobody else knew: \
+             {} writes: {}",
+            verdict.acknowledged,
+            verdict.unknown,
+            verdict.refused,
+            readable.size(),
+            verdict.lost_with_the_disk.len(),
+            verdict.lost_with_the_disk.join(", ")
+        ),
+        Err(violation) => panic!("{violation}\n{}", cluster.logs()),
+    }
+}
+
+/// Waits until all five nodes read alike, and tells what and after how long.
+fn all_alike(cluster: &Cluster, writers: [usize; 4], within: Duration) -> (Readable, Duration) {
+    let started = Instant::now();
+    loop {
+        let reads = (1..=5)
+            .map(|host| {
+                let read = move || Readable::at(cluster::api(), &writers);
+                cluster.network.on_host(host, read).join().expect("the thread only reads")
+            })
+            .collect::<Vec<_>>();
+        if let [Some(first), others @ ..] = &*reads
+            && others.iter().all(|other| other.as_ref() == Some(first))
+        {
+            return (first.clone(), started.elapsed());
+        }
+        if started.elapsed() > within {
+            let sizes = reads
+                .iter()
+                .map(|read| read.as_ref().map_or_else(|| "no answer".to_owned(), Readable::size));
+            panic!(
+                "the nodes differ after {within:?}: {:?}\n{}",
+                sizes.collect::<Vec<_>>(),
+                cluster.logs()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 fn three_nodes() -> Option<(MutexGuard<'static, ()>, Cluster)> {
+    nodes(3)
+}
+
+/// Nodes that see each other, alone on this machine as far as this file goes: the promises are in
+/// seconds, and three clusters at once on two cores would measure the scheduler.
+fn nodes(count: usize) -> Option<(MutexGuard<'static, ()>, Cluster)> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let network = Network::of(3)?;
-    Some((alone, Cluster::start(network, 3)))
+    let network = Network::of(count)?;
+    Some((alone, Cluster::start(network, count)))
 }
 
 /// Nobody was unheard for so long that a verdict could have come and gone.

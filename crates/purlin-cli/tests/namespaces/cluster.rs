@@ -139,6 +139,24 @@ impl Cluster {
         Watch { samples, stop, threads }
     }
 
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self, host: usize) {
+        let node = &mut self.nodes[host - 1];
+        node.kill().expect("the node runs");
+        node.wait().expect("our child");
+    }
+
+    /// Starts the node of a host again, on whatever its disk still has.
+    pub(crate) fn restart(&mut self, host: usize) {
+        self.nodes[host - 1] = self.spawn(host);
+    }
+
+    /// Takes the data of a node that does not run.
+    pub(crate) fn lose_disk(&self, host: usize) {
+        let data = self.folder.path().join(name(host)).join("data");
+        fs::remove_dir_all(data).expect("the node kept data there");
+    }
+
     fn spawn(&self, host: usize) -> Child {
         let folder = self.folder.path().join(name(host));
         fs::create_dir_all(&folder).expect("a folder for the node");
@@ -158,7 +176,11 @@ impl Cluster {
             ),
         )
         .expect("a config file");
-        let log = fs::File::create(self.log(host)).expect("a log file");
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.log(host))
+            .expect("a log file");
         let errors = log.try_clone().expect("the log file twice");
         self.network
             .command(host, binary())
@@ -204,7 +226,7 @@ impl Drop for Watch {
 }
 
 /// Where every node serves its API: on the loopback of its own host.
-fn api() -> SocketAddr {
+pub(crate) fn api() -> SocketAddr {
     "127.0.0.1:4900".parse().expect("an address")
 }
 
