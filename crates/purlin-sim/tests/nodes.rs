@@ -1,0 +1,39 @@
+//! Whole nodes in a simulated world.
+
+use purlin_sim::{
+    Failure, World,
+    condition::{converged, down, members},
+    ms, secs,
+};
+
+fn three(seed: u64) -> Result<World, Failure> {
+    let mut world = World::builder(seed).record().build();
+    for name in ["a", "b", "c"] {
+        world.start(name)?;
+    }
+    world.until(members(["a", "b", "c"]), secs(10))?;
+    Ok(world)
+}
+
+#[test]
+fn three_nodes_meet_and_a_killed_one_is_noticed_and_comes_back() -> Result<(), Failure> {
+    let mut world = three(1)?;
+    world.crash("c").until(down("a", "c"), secs(1))?.until(down("b", "c"), secs(1))?;
+    world.restart("c")?.until(members(["a", "b", "c"]), secs(10))?;
+    Ok(())
+}
+
+#[test]
+fn both_sides_of_a_cut_write_and_are_equal_after_the_heal() -> Result<(), Failure> {
+    let mut world = three(2)?;
+    world.partition(["a", "b"], ["c"]);
+    world.until(members(["a", "b"]), secs(10))?.until(members(["c"]), secs(10))?;
+    for name in ["a", "c"] {
+        world.at(name, |node| node.crdt().add("visits", 1).unwrap()).unwrap();
+    }
+    world.run_for(ms(500))?;
+    assert_eq!(world.at("b", |node| node.crdt().get(b"visits").unwrap().count()), Some(1));
+    world.heal().until(converged(), secs(10))?.until(members(["a", "b", "c"]), secs(10))?;
+    assert_eq!(world.at("b", |node| node.crdt().get(b"visits").unwrap().count()), Some(2));
+    Ok(())
+}
