@@ -77,17 +77,16 @@ impl<R: Replica, S: DotStore<R>> Causal<R, S> {
     {
         let dot = self.context.next_dot(replica);
         let Change { store, replaced } = change(&self.store, dot.clone());
-        self.apply(store, replaced, Some(dot))
+        self.apply(store, replaced, std::iter::once(dot).collect())
     }
 
     /// Removes what `change` names without writing anything in its place.
     pub(crate) fn withdraw(&mut self, change: impl FnOnce(&S) -> Change<S>) -> Delta<R, S> {
         let Change { store, replaced } = change(&self.store);
-        self.apply(store, replaced, None)
+        self.apply(store, replaced, Dots::default())
     }
 
-    fn apply(&mut self, store: S, replaced: S, dot: Option<Dot<R>>) -> Delta<R, S> {
-        let mut context: Dots<R> = dot.into_iter().collect();
+    fn apply(&mut self, store: S, replaced: S, mut context: Dots<R>) -> Delta<R, S> {
         replaced.dots(&mut |dot| context.insert(dot.clone()));
         let delta = Delta { store, context };
         // The state has seen the fresh dot but does not keep it yet: join as one who has not.
@@ -95,10 +94,36 @@ impl<R: Replica, S: DotStore<R>> Causal<R, S> {
         delta
     }
 
+    /// As [`Causal::update_with`] for a store that stands alone.
+    pub(crate) fn write_with(
+        &mut self,
+        replica: &R,
+        count: u64,
+        change: impl FnOnce(&mut S, Dot<R>) -> S,
+    ) -> Delta<R, S> {
+        let dot = self.context.next_dots(replica, count);
+        let mut context = Dots::default();
+        context.insert_span(dot.node.clone(), dot.counter, dot.counter + (count - 1));
+        Delta { store: change(&mut self.store, dot), context }
+    }
+
+    /// As [`Causal::withdraw_in_place`] for a store that stands alone.
+    pub(crate) fn withdraw_with(
+        &mut self,
+        change: impl FnOnce(&mut S) -> Dots<R>,
+    ) -> Delta<R, S> {
+        Delta { context: change(&mut self.store), store: S::default() }
+    }
+
+    /// Changes how the store keeps what it keeps, without telling anybody.
+    pub(crate) fn change_unseen(&mut self, change: impl FnOnce(&mut S)) {
+        change(&mut self.store);
+    }
+
     /// Takes in an update. Costs what the delta holds.
     pub fn join_delta(&mut self, delta: &Delta<R, S>) {
         self.store.join(&self.context, &delta.store, &delta.context, Scope::Named);
-        delta.context.iter().for_each(|dot| self.context.insert(dot));
+        self.context.insert_all(&delta.context);
     }
 }
 
@@ -149,10 +174,40 @@ impl<R: Replica, K: Ord + Clone, S: DotStore<R>> Causal<R, DotMap<K, S>> {
         key: K,
         change: impl FnOnce(&mut S, Dot<R>) -> (S, Dots<R>),
     ) -> Delta<R, DotMap<K, S>> {
-        let dot = self.context.next_dot(replica);
+        self.update_with(replica, 1, key, change)
+    }
+
+    /// As [`Causal::update_in_place`] for a change that takes `count` dots, which follow each other:
+    /// `change` gets the first and must put in all of them.
+    pub fn update_with(
+        &mut self,
+        replica: &R,
+        count: u64,
+        key: K,
+        change: impl FnOnce(&mut S, Dot<R>) -> (S, Dots<R>),
+    ) -> Delta<R, DotMap<K, S>> {
+        let dot = self.context.next_dots(replica, count);
+        let last = dot.counter + (count - 1);
         let (store, mut context) = change(self.store.entry(key.clone()), dot.clone());
-        context.insert(dot);
+        context.insert_span(dot.node, dot.counter, last);
         Delta { store: DotMap::one(key, store), context }
+    }
+
+    /// Takes out a part of what is kept under `key` in place: the fast way for a writer.
+    ///
+    /// `change` returns the dots that it took out; it must not put anything in, and what it leaves
+    /// must be what joining a delta with those dots and nothing in its store gives.
+    pub fn withdraw_in_place(
+        &mut self,
+        key: K,
+        change: impl FnOnce(&mut S) -> Dots<R>,
+    ) -> Delta<R, DotMap<K, S>> {
+        let kept = self.store.entry(key.clone());
+        let context = change(kept);
+        if kept.is_empty() {
+            self.store.forget(&key);
+        }
+        Delta { store: DotMap::one(key, S::default()), context }
     }
 
     /// Compares `entries`, all that another replica keeps in a range of keys, with what is kept

@@ -16,26 +16,62 @@ use serde::{Deserialize, Serialize};
 
 use crate::Replica;
 
+/// How many dots a [`Knows::window`] spans.
+pub const WINDOW: u64 = u64::BITS as u64;
+
 /// Who can tell whether a dot was seen.
 pub trait Knows<R> {
     /// Whether `dot` was seen.
     fn contains(&self, dot: &Dot<R>) -> bool;
+
+    /// Which of the 64 dots of `node` from `64 * window` on were seen: one bit each, the first the
+    /// lowest.
+    fn window(&self, node: &R, window: u64) -> u64;
+}
+
+/// The dots from `first` to `last` as bits of `window`.
+fn bits_of(first: u64, last: u64, window: u64) -> u64 {
+    let start = window.saturating_mul(WINDOW);
+    let end = start.saturating_add(WINDOW - 1);
+    let (low, high) = (first.max(start), last.min(end));
+    if low > high {
+        return 0;
+    }
+    (u64::MAX >> (WINDOW - 1 - (high - low))) << (low - start)
 }
 
 impl<R: Replica> Knows<R> for CausalContext<R> {
     fn contains(&self, dot: &Dot<R>) -> bool {
         self.seen.get(&dot.node).is_some_and(|seen| seen.contains(dot.counter))
     }
+
+    fn window(&self, node: &R, window: u64) -> u64 {
+        self.seen.get(node).map_or(0, |seen| seen.window(window))
+    }
 }
 
-/// Up to how many dots are put in one by one.
-const FEW: usize = 8;
+/// The most dots, beside one per span, that [`Dots`] from elsewhere may hold.
+const DOTS_MAX: u64 = 1 << 24;
 
 /// A few dots, such as one update brings and replaces: smaller and faster than a
-/// [`CausalContext`], without its compression.
+/// [`CausalContext`]. Neighbouring dots of one life, such as a piece of text brings, stand as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Dots<R>(Vec<Dot<R>>);
+pub struct Dots<R>(Vec<Span<R>>);
+
+/// Neighbouring dots of one life: `first` and so many `more` behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Span<R> {
+    node: R,
+    first: u64,
+    more: u64,
+}
+
+impl<R> Span<R> {
+    fn last(&self) -> u64 {
+        self.first.saturating_add(self.more)
+    }
+}
 
 impl<R> Default for Dots<R> {
     fn default() -> Self {
@@ -44,11 +80,22 @@ impl<R> Default for Dots<R> {
 }
 
 impl<'de, R: Ord + Deserialize<'de>> Deserialize<'de> for Dots<R> {
-    /// Refuses dots that repeat or stand out of order.
+    /// Refuses dots that repeat or stand out of order: equal dots must have one form.
     fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let dots = Vec::<Dot<R>>::deserialize(input)?;
-        if dots.is_sorted_by(|a, b| a < b) {
-            Ok(Self(dots))
+        let spans = Vec::<Span<R>>::deserialize(input)?;
+        let apart = |a: &Span<R>, b: &Span<R>| {
+            a.node < b.node || (a.node == b.node && a.last().saturating_add(1) < b.first)
+        };
+        if spans.iter().any(|span| span.first.checked_add(span.more).is_none()) {
+            return Err(serde::de::Error::custom("dots beyond 2^64 - 1"));
+        }
+        // A few bytes may claim any number of dots; whoever looks at them one by one must be safe.
+        let dots = spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.more));
+        if dots > DOTS_MAX {
+            return Err(serde::de::Error::custom(format!("{dots} dots exceed limit {DOTS_MAX}")));
+        }
+        if spans.is_sorted_by(apart) {
+            Ok(Self(spans))
         } else {
             Err(serde::de::Error::custom("dots repeat or stand out of order"))
         }
@@ -58,32 +105,56 @@ impl<'de, R: Ord + Deserialize<'de>> Deserialize<'de> for Dots<R> {
 impl<R: Replica> Dots<R> {
     /// Adds one dot.
     pub fn insert(&mut self, dot: Dot<R>) {
-        match self.0.last() {
-            Some(last) if *last >= dot => {
-                if let Err(at) = self.0.binary_search(&dot) {
-                    self.0.insert(at, dot);
-                }
+        self.insert_span(dot.node, dot.counter, dot.counter);
+    }
+
+    /// Adds the dots of `node` from `first` to `last`.
+    pub fn insert_span(&mut self, node: R, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        let before = |span: &Span<R>| {
+            span.node < node || (span.node == node && span.last().saturating_add(1) < first)
+        };
+        let start = match self.0.last() {
+            Some(end) if before(end) => self.0.len(),
+            Some(_) => self.0.partition_point(before),
+            None => 0,
+        };
+        let touches =
+            |span: &&Span<R>| span.node == node && span.first <= last.saturating_add(1);
+        let end = start + self.0[start..].iter().take_while(touches).count();
+        match self.0.get(start..end) {
+            Some([head, .., tail]) => {
+                let (first, last) = (first.min(head.first), last.max(tail.last()));
+                self.0.splice(start..end, [Span { node, first, more: last - first }]);
             }
-            Some(_) | None => self.0.push(dot),
+            Some([_]) => {
+                let only = &mut self.0[start];
+                let (first, last) = (first.min(only.first), last.max(only.last()));
+                (only.first, only.more) = (first, last - first);
+            }
+            Some([]) | None => self.0.insert(start, Span { node, first, more: last - first }),
         }
     }
 
     /// Adds the dots of `other`.
     pub fn join(&mut self, other: &Self) {
-        if other.0.len() <= FEW {
-            // Batches grow by one update at a time: sorting them anew each time would cost more
-            // than everything else.
-            other.0.iter().for_each(|dot| self.insert(dot.clone()));
-            return;
+        for (node, first, last) in other.spans() {
+            self.insert_span(node.clone(), first, last);
         }
-        self.0.extend(other.0.iter().cloned());
-        self.0.sort_unstable();
-        self.0.dedup();
     }
 
     /// The dots, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Dot<R>> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Dot<R>> {
+        self.spans().flat_map(|(node, first, last)| {
+            (first..=last).map(move |counter| Dot { node: node.clone(), counter })
+        })
+    }
+
+    /// Neighbouring dots together, in order: whose, the first, the last.
+    pub fn spans(&self) -> impl Iterator<Item = (&R, u64, u64)> {
+        self.0.iter().map(|span| (&span.node, span.first, span.last()))
     }
 
     /// Whether there is none.
@@ -91,19 +162,35 @@ impl<R: Replica> Dots<R> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// The spans of `node` that end at `from` or later.
+    fn from<'a>(&'a self, node: &'a R, from: u64) -> impl Iterator<Item = &'a Span<R>> {
+        let start = self
+            .0
+            .partition_point(|span| span.node < *node || (span.node == *node && span.last() < from));
+        self.0[start..].iter().take_while(move |span| span.node == *node)
+    }
 }
 
 impl<R: Replica> Knows<R> for Dots<R> {
     fn contains(&self, dot: &Dot<R>) -> bool {
-        self.0.binary_search(dot).is_ok()
+        self.from(&dot.node, dot.counter).next().is_some_and(|span| span.first <= dot.counter)
+    }
+
+    fn window(&self, node: &R, window: u64) -> u64 {
+        let end = window.saturating_mul(WINDOW).saturating_add(WINDOW - 1);
+        self.from(node, window.saturating_mul(WINDOW))
+            .take_while(|span| span.first <= end)
+            .fold(0, |bits, span| bits | bits_of(span.first, span.last(), window))
     }
 }
 
 impl<R: Replica> FromIterator<Dot<R>> for Dots<R> {
     fn from_iter<T: IntoIterator<Item = Dot<R>>>(dots: T) -> Self {
-        let mut all = Self(dots.into_iter().collect());
-        all.0.sort_unstable();
-        all.0.dedup();
+        let mut all = Self::default();
+        for dot in dots {
+            all.insert(dot);
+        }
         all
     }
 }
@@ -120,6 +207,15 @@ impl Seen {
     fn contains(&self, counter: u64) -> bool {
         counter <= self.upto
             || self.runs.range(..=counter).next_back().is_some_and(|(_, &last)| counter <= last)
+    }
+
+    fn window(&self, window: u64) -> u64 {
+        let start = window.saturating_mul(WINDOW);
+        let end = start.saturating_add(WINDOW - 1);
+        let runs = self.runs.range(..=end).rev().take_while(|&(_, &last)| last >= start);
+        runs.fold(bits_of(0, self.upto, window), |bits, (&first, &last)| {
+            bits | bits_of(first, last, window)
+        })
     }
 
     /// Adds the run `first..=last` and melts it with what it touches.
@@ -204,17 +300,34 @@ impl<R: Replica> CausalContext<R> {
     /// # Panics
     /// After 2^64 - 1 writes of one life.
     pub fn next_dot(&mut self, replica: &R) -> Dot<R> {
+        self.next_dots(replica, 1)
+    }
+
+    /// The first of the next `count` unused dots of `replica`, which follow each other; notes all
+    /// of them. As [`CausalContext::next_dot`].
+    ///
+    /// # Panics
+    /// After 2^64 - 1 writes of one life, and when `count` is 0.
+    pub fn next_dots(&mut self, replica: &R, count: u64) -> Dot<R> {
+        assert!(count > 0, "a write has at least one dot");
         let seen = self.seen.entry(replica.clone()).or_default();
         // A replica has seen all of its own dots, so its next one follows the highest.
         let highest = seen.runs.last_key_value().map_or(seen.upto, |(_, &last)| last);
-        let counter = highest.checked_add(1).expect("fewer than 2^64 writes in one life");
-        seen.insert(counter, counter);
-        Dot { node: replica.clone(), counter }
+        let last = highest.checked_add(count).expect("fewer than 2^64 writes in one life");
+        seen.insert(highest + 1, last);
+        Dot { node: replica.clone(), counter: highest + 1 }
     }
 
     /// Notes one dot.
     pub fn insert(&mut self, dot: &Dot<R>) {
         self.seen.entry(dot.node.clone()).or_default().insert(dot.counter, dot.counter);
+    }
+
+    /// Notes all of `dots`.
+    pub fn insert_all(&mut self, dots: &Dots<R>) {
+        for (node, first, last) in dots.spans() {
+            self.seen.entry(node.clone()).or_default().insert(first, last);
+        }
     }
 
     /// Notes everything `other` has seen: the union of both.
@@ -359,6 +472,39 @@ mod tests {
             prop_assert_eq!(&union, &context(&model_a.union(&model_b).copied().collect::<Vec<_>>()));
             let bytes = postcard::to_stdvec(&union).unwrap();
             prop_assert_eq!(postcard::from_bytes::<CausalContext<u8>>(&bytes).unwrap(), union);
+        }
+
+        #[test]
+        fn a_few_dots_are_the_set_of_them_too(a in dots(), b in dots()) {
+            let few = |dots: &[(u8, u64)]| -> Dots<u8> {
+                dots.iter().map(|&(node, counter)| Dot { node, counter }).collect()
+            };
+            let mut union = few(&a);
+            union.join(&few(&b));
+            let model: Model = a.iter().chain(&b).copied().collect();
+            prop_assert_eq!(union.iter().map(|dot| (dot.node, dot.counter)).collect::<Model>(), model.clone());
+            prop_assert_eq!(&union, &few(&model.iter().copied().collect::<Vec<_>>()), "one form");
+            let seen = context(&model.iter().copied().collect::<Vec<_>>());
+            for node in 0..3 {
+                for counter in 1..22 {
+                    prop_assert_eq!(union.contains(&Dot { node, counter }), model.contains(&(node, counter)));
+                }
+                let bits = (1..64).filter(|&n| model.contains(&(node, n))).fold(0_u64, |bits, n| bits | (1 << n));
+                prop_assert_eq!(union.window(&node, 0), bits);
+                // Counters run from 1: nobody asks for dot 0.
+                prop_assert_eq!(seen.window(&node, 0) & !1, bits);
+                prop_assert_eq!((union.window(&node, 1), seen.window(&node, u64::MAX)), (0, 0));
+            }
+            let bytes = postcard::to_stdvec(&union).unwrap();
+            prop_assert_eq!(postcard::from_bytes::<Dots<u8>>(&bytes).unwrap(), union);
+        }
+
+        #[test]
+        fn bits_of_a_window_are_the_dots_in_it(first in 0..300_u64, length in 0..200_u64, window in 0..5_u64) {
+            let last = first + length;
+            let slow = (0..64_u64).filter(|n| (first..=last).contains(&(window * 64 + n)))
+                .fold(0_u64, |bits, n| bits | (1 << n));
+            prop_assert_eq!(bits_of(first, last, window), slow);
         }
 
         #[test]

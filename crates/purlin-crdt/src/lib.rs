@@ -14,6 +14,7 @@
 //! - [`register`]: [`LwwRegister`], [`MvRegister`]
 //! - [`flag`]: enable-wins [`EwFlag`], disable-wins [`DwFlag`]
 //! - [`map`]: [`OrMap`] of any of the causal types, [`AwLwwMap`]
+//! - [`text`]: [`Text`] that several people write at once
 //!
 //! # Guarantees
 //! Healthy, partitioned or restarted, joins lose no update: an entry goes away only when somebody
@@ -31,6 +32,7 @@ pub mod map;
 pub mod register;
 pub mod set;
 pub mod store;
+pub mod text;
 
 pub use causal::{Causal, Delta};
 pub use context::{CausalContext, Dots, Knows};
@@ -40,6 +42,7 @@ pub use map::{AwLwwMap, OrMap};
 pub use register::{LwwRegister, MvRegister};
 pub use set::{GSet, OrSet, RwSet};
 pub use store::{DotFun, DotMap, DotSet, DotStore};
+pub use text::{Text, TextError, TextStore};
 
 use std::{fmt::Debug, hash::Hash};
 

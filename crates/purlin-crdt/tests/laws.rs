@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use purlin_core::{Hlc, HlcTimestamp, Incarnation, NodeId, NodeName, WallTime};
 use purlin_crdt::{
     AwLwwMap, Causal, Delta, DotMap, DotSet, DotStore, DwFlag, EwFlag, GCounter, GSet, Lattice,
-    LwwRegister, MvRegister, OrMap, OrSet, PnCounter, ResettableCounter, RwSet,
+    LwwRegister, MvRegister, OrMap, OrSet, PnCounter, ResettableCounter, RwSet, Text, TextStore,
 };
 
 const REPLICAS: u8 = 3;
@@ -239,6 +239,35 @@ subject!(
     join_delta
 );
 
+#[derive(Debug, Clone)]
+enum TextOp {
+    /// Where, wrapped into the text, and what.
+    Insert(u8, String),
+    Delete(u8, u8),
+}
+
+fn text_ops() -> impl Strategy<Value = TextOp> {
+    prop_oneof![
+        3 => (any::<u8>(), "[a-zß–🦀]{1,5}").prop_map(|(at, text)| TextOp::Insert(at, text)),
+        1 => (any::<u8>(), 1..5_u8).prop_map(|(at, count)| TextOp::Delete(at, count)),
+    ]
+}
+
+subject!(
+    Text<u8>, TextOp, Delta<u8, TextStore<u8>>,
+    |s, r, at, op| {
+        let chars = s.chars();
+        match op {
+            TextOp::Insert(at, text) => s.insert(&r, usize::from(*at) % (chars + 1), text).unwrap(),
+            TextOp::Delete(at, count) => {
+                let begin = usize::from(*at) % (chars + 1);
+                s.delete(begin..chars.min(begin + usize::from(*count))).unwrap()
+            }
+        }
+    },
+    join_delta
+);
+
 /// One operation of a naive model: who did what, and which earlier operations it had seen.
 struct Did<Op> {
     op: Op,
@@ -408,6 +437,16 @@ proptest! {
             });
             prop_assert_eq!(end.get(&key).copied(), expected, "key {}", key);
         }
+    }
+
+    #[test]
+    fn text(steps in steps(text_ops())) {
+        // What is read is compared with a naive model in `text.rs`.
+        let end = laws::<Text<u8>>(&steps);
+        let bytes = postcard::to_stdvec(&end).unwrap();
+        let again: Text<u8> = postcard::from_bytes(&bytes).unwrap();
+        prop_assert_eq!(again.to_string(), end.to_string());
+        prop_assert_eq!(again, end);
     }
 
     #[test]
