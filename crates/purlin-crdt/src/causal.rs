@@ -108,10 +108,7 @@ impl<R: Replica, S: DotStore<R>> Causal<R, S> {
     }
 
     /// As [`Causal::withdraw_in_place`] for a store that stands alone.
-    pub(crate) fn withdraw_with(
-        &mut self,
-        change: impl FnOnce(&mut S) -> Dots<R>,
-    ) -> Delta<R, S> {
+    pub(crate) fn withdraw_with(&mut self, change: impl FnOnce(&mut S) -> Dots<R>) -> Delta<R, S> {
         Delta { context: change(&mut self.store), store: S::default() }
     }
 

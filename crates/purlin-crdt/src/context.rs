@@ -121,8 +121,7 @@ impl<R: Replica> Dots<R> {
             Some(_) => self.0.partition_point(before),
             None => 0,
         };
-        let touches =
-            |span: &&Span<R>| span.node == node && span.first <= last.saturating_add(1);
+        let touches = |span: &&Span<R>| span.node == node && span.first <= last.saturating_add(1);
         let end = start + self.0[start..].iter().take_while(touches).count();
         match self.0.get(start..end) {
             Some([head, .., tail]) => {
@@ -165,9 +164,9 @@ impl<R: Replica> Dots<R> {
 
     /// The spans of `node` that end at `from` or later.
     fn from<'a>(&'a self, node: &'a R, from: u64) -> impl Iterator<Item = &'a Span<R>> {
-        let start = self
-            .0
-            .partition_point(|span| span.node < *node || (span.node == *node && span.last() < from));
+        let start = self.0.partition_point(|span| {
+            span.node < *node || (span.node == *node && span.last() < from)
+        });
         self.0[start..].iter().take_while(move |span| span.node == *node)
     }
 }

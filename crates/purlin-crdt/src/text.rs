@@ -1,5 +1,4 @@
-//! Text that several people write at once: characters keep their order, and what two people type
-//! in one place at the same time never interleaves.
+//! Text that several people write at once.
 //!
 //! A position must mean the same place everywhere, whatever was typed or deleted meanwhile, so it
 //! cannot be a number. Here it is a place in a tree: characters that one life types behind each
@@ -336,7 +335,7 @@ impl<R: Replica> TextStore<R> {
             self.bunches.contains_key(dot)
                 || self.runs.range((dot.clone(), 0)..).next().is_some_and(|(key, _)| key.0 == *dot)
         };
-        let mut hanging: BTreeMap<&Dot<R>, Vec<(u64, Side, &Dot<R>)>> = BTreeMap::new();
+        let mut hanging: BTreeMap<&Dot<R>, Vec<Hanging<'_, R>>> = BTreeMap::new();
         let (mut roots, mut orphans) = (Vec::new(), Vec::new());
         for (dot, bunch) in &self.bunches {
             match &bunch.anchor {
@@ -376,7 +375,7 @@ impl<R: Replica> TextStore<R> {
     fn read_bunch<'a>(
         &self,
         bunch: &Dot<R>,
-        mut hanging: Vec<(u64, Side, &'a Dot<R>)>,
+        mut hanging: Vec<Hanging<'a, R>>,
         todo: &mut Vec<Item<'a, R>>,
     ) {
         let grows = self.grows(bunch);
@@ -476,6 +475,9 @@ impl<R: Replica> fmt::Display for TextStore<R> {
     }
 }
 
+/// A bunch, and beside which character of another one it hangs.
+type Hanging<'a, R> = (u64, Side, &'a Dot<R>);
+
 enum Item<'a, R> {
     Bunch(&'a Dot<R>),
     Segment(Segment<R>),
@@ -556,10 +558,9 @@ impl<R: Replica> TextStore<R> {
                     grows: if again { Grows::Left } else { Grows::Right },
                 }
             }
-            (Some(left), _) => Bunch {
-                anchor: Some(left.anchor(Side::After)),
-                grows: Grows::Right,
-            },
+            (Some(left), _) => {
+                Bunch { anchor: Some(left.anchor(Side::After)), grows: Grows::Right }
+            }
             (None, _) => Bunch { anchor: None, grows: Grows::Right },
         };
         Target::Begin(bunch)

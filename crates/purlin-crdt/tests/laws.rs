@@ -528,15 +528,50 @@ fn a_thousand_puts_are_a_thousand_keys_on_every_replica() {
     assert_eq!((reader.len(), reader), (1_000, writer));
 }
 
+/// Joins the second into the first and back; returns how many bytes the first has then.
+fn settled<S: Lattice + serde::Serialize + PartialEq + Debug>(a: &mut S, b: &mut S) -> usize {
+    a.join(b);
+    b.join(a);
+    assert_eq!(a, b);
+    postcard::to_stdvec(a).unwrap().len()
+}
+
 #[test]
 fn a_removed_element_leaves_nothing_but_its_place_in_the_context() {
-    let mut set = OrSet::<u8, u32>::default();
-    for element in 0..10_000 {
-        drop(set.insert(&1, element));
-        drop(set.remove(element));
+    // Two lives, one number each and nothing besides: what 10,000 adds and removes leave behind.
+    const BYTES_MAX: usize = 16;
+    let clock = Hlc::new(&NodeId::new(NodeName::parse("n").unwrap(), Incarnation(1)));
+    let now = || clock.now(WallTime::from_millis(1)).unwrap();
+    let (mut set, mut other_set) = (OrSet::<u8, u32>::default(), OrSet::<u8, u32>::default());
+    let (mut map, mut other_map) = (AwLwwMap::<u8, u32, u32>::default(), AwLwwMap::default());
+    let (mut nested, mut other_nested) = (Nested::default(), Nested::default());
+    for n in 0..10_000 {
+        let key = u8::try_from(n % 251).unwrap();
+        // Each side writes, the other removes: alone, and at the same time as a rewrite.
+        other_set.join_delta(&set.insert(&1, n));
+        set.join_delta(&other_set.remove(n));
+        other_map.join_delta(&map.insert(&1, now(), n % 7, n));
+        let rewritten = other_map.insert(&2, now(), n % 7, n);
+        let removed = map.remove(n % 7);
+        other_map.join_delta(&removed);
+        map.join_delta(&rewritten);
+        drop(map.remove(n % 7));
+        let inner = |_: &_, dot| (DotMap::one(key, DotSet::one(dot)), DotMap::default());
+        other_nested.join_delta(&nested.update(&1, key, inner));
+        nested.join_delta(&other_nested.remove_key(key));
+        if n % 1_000 == 999 {
+            let bytes = [
+                settled(&mut set, &mut other_set),
+                settled(&mut map, &mut other_map),
+                settled(&mut nested, &mut other_nested),
+            ];
+            assert!(bytes.iter().all(|&bytes| bytes <= BYTES_MAX), "after {n}: {bytes:?}");
+            let gaps =
+                [set.context().gaps(), map.causal().context().gaps(), nested.context().gaps()];
+            assert_eq!(gaps, [0; 3]);
+        }
     }
-    assert!(set.store().is_empty());
-    assert_eq!(set.context().gaps(), 0);
+    assert!(set.store().is_empty() && map.is_empty() && nested.store().is_empty());
     let mut dots = 0;
     set.store().dots(&mut |_| dots += 1);
     assert_eq!(dots, 0);

@@ -112,7 +112,8 @@ proptest! {
         let end: Vec<char> = all.to_string().chars().collect();
         let mut expected: Vec<char> = inserted.into_iter().filter(|it| !deleted.contains(it)).collect();
         let mut read = end.clone();
-        (expected.sort_unstable(), read.sort_unstable());
+        expected.sort_unstable();
+        read.sort_unstable();
         prop_assert_eq!(read, expected, "what nobody deleted knowingly is there, and nothing else");
         for look in looks {
             let left: Vec<char> = look.into_iter().filter(|it| end.contains(it)).collect();
@@ -208,7 +209,10 @@ fn two_people_type_at_once_and_each_word_stays_whole() {
     }
     meet(&mut ada, &mut bob);
     let text = ada.to_string();
-    assert!(["Milk and Eggs and Bread", "Milk and Bread and Eggs"].contains(&text.as_str()), "{text}");
+    assert!(
+        ["Milk and Eggs and Bread", "Milk and Bread and Eggs"].contains(&text.as_str()),
+        "{text}"
+    );
 }
 
 #[test]
@@ -248,7 +252,10 @@ fn what_does_not_fit_is_refused_with_its_bound_and_changes_nothing() {
     assert_eq!(doc.insert(&1, 4, "x").unwrap_err(), TextError::OutOfRange { at: 4, chars: 3 });
     assert_eq!(doc.delete(2..4).unwrap_err(), TextError::OutOfRange { at: 4, chars: 3 });
     let long = "x".repeat(TEXT_BYTES_MAX - 2);
-    assert_eq!(doc.insert(&1, 0, &long).unwrap_err(), TextError::TooLong { bytes: TEXT_BYTES_MAX + 1 });
+    assert_eq!(
+        doc.insert(&1, 0, &long).unwrap_err(),
+        TextError::TooLong { bytes: TEXT_BYTES_MAX + 1 }
+    );
     assert_eq!(doc, before);
     drop(doc.insert(&1, 0, "").unwrap());
     assert_eq!(doc, before, "nothing takes no dot");

@@ -71,12 +71,12 @@ impl DigestTree {
     }
 
     /// Notes that under `slot` these dots came or went.
-    pub(crate) fn change_dots<'a>(
+    pub(crate) fn change_dots(
         &mut self,
         slot: &Slot,
-        dots: impl IntoIterator<Item = &'a Dot<NodeTag>>,
+        dots: impl IntoIterator<Item = Dot<NodeTag>>,
     ) {
-        let delta = dots.into_iter().fold(0, |delta, dot| delta ^ digest(slot, dot));
+        let delta = dots.into_iter().fold(0, |delta, dot| delta ^ digest(slot, &dot));
         self.toggle(slot, delta);
     }
 

@@ -498,15 +498,12 @@ impl Sync {
         }
         let mut dots = Vec::new();
         entries.dots(&mut |dot| dots.push(*dot));
-        self.check_dots(&dots)
+        self.check_dots(dots)
     }
 
-    fn check_dots<'a>(
-        &mut self,
-        dots: impl IntoIterator<Item = &'a Dot<NodeTag>>,
-    ) -> Result<(), String> {
+    fn check_dots(&mut self, dots: impl IntoIterator<Item = Dot<NodeTag>>) -> Result<(), String> {
         let seen = self.store.context();
-        if dots.into_iter().any(|dot| dot.node == self.me && !seen.contains(dot)) {
+        if dots.into_iter().any(|dot| dot.node == self.me && !seen.contains(&dot)) {
             self.counters.forged += 1;
             return Err(FORGED.to_owned());
         }
