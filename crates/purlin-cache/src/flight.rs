@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use purlin_core::watch;
 
 use crate::error::LoadError;
 

@@ -129,6 +129,8 @@ impl RawCache {
             }
             let has_more = !waiting.as_slice().is_empty();
             tokio::select! {
+                // An answer spares the next question.
+                biased;
                 Some(end) = asked.next() => {
                     let Asked { name, answer } = end;
                     match answer {

@@ -9,10 +9,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use purlin_core::{Advice, Clock, Deadline, NodeId, NodeName, Outcome, Rng};
+use purlin_core::{Advice, Clock, Deadline, NodeId, NodeName, Outcome, Rng, watch};
 use purlin_net::{ContactError, Transport};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -241,6 +241,7 @@ impl Cluster {
             peer_events,
             contacts: JoinSet::new(),
             announced: None,
+            heard_in_a_row: 0,
             refresh_at: now,
         };
         tokio::spawn(driver.run());

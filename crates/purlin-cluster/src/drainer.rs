@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use purlin_core::{Clock, Deadline};
+use purlin_core::{Clock, Deadline, watch};
 use purlin_net::{ChannelId, Transport};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -130,13 +130,15 @@ impl Runner {
         let now = self.clock.now();
         let until_wake = self.drain.wake_at().map(|at| at - now);
         tokio::select! {
+            // Rare things first; counting again and again must not put off the deadline.
+            biased;
             Some(deadline) = self.wishes.recv() => Input::Begin(deadline),
             Some(Ok(input)) = tasks.join_next() => input,
-            () = tokio::time::sleep(COUNT_EVERY), if counting => {
-                Input::InFlight(shared.in_flight())
-            }
             () = tokio::time::sleep(until_wake.unwrap_or_default()), if until_wake.is_some() => {
                 Input::Woke
+            }
+            () = tokio::time::sleep(COUNT_EVERY), if counting => {
+                Input::InFlight(shared.in_flight())
             }
         }
     }

@@ -7,13 +7,13 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use purlin_core::{Clock, Deadline, Instant, NodeId, WallTime};
+use purlin_core::{Clock, Deadline, Instant, NodeId, WallTime, watch};
 use purlin_net::{
     Cause, ChannelId, Contact, ContactError, Incoming, PartitionKey, PeerEvent, RefusalCode,
     Service, ServiceId, Transport, Urgency,
 };
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot},
     task::JoinSet,
 };
 
@@ -24,6 +24,9 @@ use crate::{
     swim::{Event, Input, Meta, MetaError, Output, Path, State, Swim},
     view::Board,
 };
+
+/// After so many packets, what is due or waits behind them has its turn.
+const HEARD_IN_A_ROW: u32 = 32;
 
 /// Membership packets on the control channel.
 pub(crate) const SERVICE: ServiceId = ServiceId(2);
@@ -96,6 +99,8 @@ pub(crate) struct Driver {
     pub(crate) peer_events: broadcast::Receiver<PeerEvent>,
     pub(crate) contacts: JoinSet<Contacted>,
     pub(crate) announced: Option<oneshot::Sender<()>>,
+    /// Packets, since time and waiting control frames had their turn.
+    pub(crate) heard_in_a_row: u32,
     pub(crate) refresh_at: Instant,
 }
 
@@ -141,16 +146,40 @@ impl Driver {
         if let Some(at) = self.seeding.wake_at() {
             wake = wake.min(at);
         }
-        let sleep = tokio::time::sleep(wake - self.clock.now());
+        let now = self.clock.now();
+        if self.heard_in_a_row >= HEARD_IN_A_ROW {
+            self.heard_in_a_row = 0;
+            if wake <= now {
+                return Happened::Woke;
+            }
+            if let Ok((from, bytes)) = self.frames.try_recv() {
+                return Happened::Frame(from, bytes);
+            }
+        }
+        let sleep = tokio::time::sleep(wake - now);
         let datagrams = self.transport.datagrams();
         tokio::select! {
+            // What this node brings about itself comes first; it is little. Then what others say,
+            // probes before bulk. Time comes last: an answer that is here already must be heard
+            // before its deadline is held against the one who gave it. A flood of packets would
+            // keep time and frames waiting for ever; the count above does not let it.
+            biased;
             command = self.commands.recv() => Happened::Command(command),
-            Some((from, bytes)) = self.frames.recv() => Happened::Frame(from, bytes),
-            (from, addr, bytes) = datagrams.recv() => Happened::Datagram(from, addr, bytes),
             event = self.peer_events.recv() => Happened::Peer(event),
             Some(Ok(contacted)) = self.contacts.join_next() => Happened::Contacted(contacted),
             list = self.discovery.next() => Happened::Discovered(list),
-            () = sleep => Happened::Woke,
+            (from, addr, bytes) = datagrams.recv() => {
+                self.heard_in_a_row += 1;
+                Happened::Datagram(from, addr, bytes)
+            }
+            Some((from, bytes)) = self.frames.recv() => {
+                self.heard_in_a_row += 1;
+                Happened::Frame(from, bytes)
+            }
+            () = sleep => {
+                self.heard_in_a_row = 0;
+                Happened::Woke
+            }
         }
     }
 

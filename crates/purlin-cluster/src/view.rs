@@ -12,8 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use purlin_core::{Epoch, NodeId, NodeName, WallTime};
-use tokio::sync::watch;
+use purlin_core::{Epoch, NodeId, NodeName, WallTime, watch};
 
 use crate::swim::{Event, Meta, Sighting, State, Why};
 

@@ -11,6 +11,7 @@
 //! - [`hlc`]: hybrid logical clocks, [`Hlc`] and [`HlcTimestamp`]
 //! - [`version`]: [`Dot`]s and [`VersionVector`]s
 //! - [`error`]: [`Outcome`] and [`Advice`]: done, not done, **unknown**
+//! - [`watch`]: a value that others wait for, in order
 //! - [`trace`]: [`TraceContext`], the W3C `traceparent` that travels with every call
 
 pub mod error;
@@ -20,6 +21,7 @@ pub mod rng;
 pub mod time;
 pub mod trace;
 pub mod version;
+pub mod watch;
 
 pub use error::{Advice, Outcome};
 pub use hlc::{Hlc, HlcError, HlcTimestamp};

@@ -331,6 +331,8 @@ impl Connection {
                     Turn::Blocked => {
                         let wire = self.wire.get().expect("there is no writer before the socket");
                         tokio::select! {
+                            // The flusher's bell only says that the connection may be closed.
+                            biased;
                             ready = wire.socket.writable() => if let Err(error) = ready {
                                 return self.close(Cause::of_io(&error), None);
                             },

@@ -57,6 +57,7 @@ pub struct Contact {
 pub(crate) async fn maintain(peer: Peer) {
     let mut removal = peer.removal();
     tokio::select! {
+        biased;
         _removed = removal.wait_for(|removed| *removed) => {}
         () = keep_up(&peer) => {}
     }
@@ -199,6 +200,8 @@ async fn dial_as(
         (Some(Order::Confirm(_)), _) => true,
         (Some(Order::Hold(_)), Some(verdict)) => {
             tokio::select! {
+                // Our own decision first: the peer may hang up because of it.
+                biased;
                 told = verdict => told == Ok(Verdict::Confirm),
                 // The peer decided for its own dial; its confirmation is on the way.
                 () = gone(&mut shaking) => return Ok(Dialled::Lost),
@@ -445,6 +448,9 @@ async fn answer(transport: &Arc<Inner>, mut shaking: Shaking, addr: SocketAddr, 
         return transport.counters().handshakes_cut(1);
     }
     let confirm = tokio::select! {
+        // What the peer has said already counts, even if its dial was dropped meanwhile: the
+        // tie-break is asked again below.
+        biased;
         confirm = shaking.receive() => confirm,
         _dropped = verdict => return,
     };

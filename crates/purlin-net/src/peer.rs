@@ -12,8 +12,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use purlin_core::{Deadline, Instant, NodeId, NodeName};
-use tokio::sync::{oneshot, watch};
+use purlin_core::{Deadline, Instant, NodeId, NodeName, watch};
+use tokio::sync::oneshot;
 
 use crate::{
     backoff::Backoff,
@@ -349,6 +349,7 @@ impl Peer {
         let mut established = slot.established.subscribe();
         let mut added = self.0.is_added.subscribe();
         tokio::select! {
+            biased;
             _up = established.wait_for(|up| *up) => {}
             _added = added.wait_for(|added| *added) => {}
             () = tokio::time::sleep(within) => {}

@@ -745,6 +745,7 @@ async fn expire_loop(rpc: Weak<RpcInner>) {
         // A minute at most, so that the task ends soon after the last clone is dropped.
         let sleep = next.map_or(Duration::from_secs(60), |at: Instant| at - now);
         tokio::select! {
+            biased;
             () = alarm.notified() => {}
             () = tokio::time::sleep(sleep.min(Duration::from_secs(60))) => {}
         }

@@ -15,8 +15,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use purlin_core::{Clock, ClusterName, Deadline, Incarnation, Instant, NodeId, NodeName, Rng};
-use tokio::sync::{Semaphore, broadcast, watch};
+use purlin_core::{
+    Clock, ClusterName, Deadline, Incarnation, Instant, NodeId, NodeName, Rng, watch,
+};
+use tokio::sync::{Semaphore, broadcast};
 
 use crate::{
     backoff::Reconnect,

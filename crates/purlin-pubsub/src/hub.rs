@@ -262,7 +262,9 @@ impl Hub {
     /// Ends every subscription and takes no new ones.
     pub(crate) fn shut_down(&self) {
         self.closed.store(true, Ordering::Release);
-        self.registry.for_each(|slot| slot.roster.for_each(|inbox| inbox.close(Closed::ShutDown)));
+        for slot in self.registry.sorted() {
+            slot.roster.for_each(|inbox| inbox.close(Closed::ShutDown));
+        }
         let everything =
             |roster: &Arc<Roster>| roster.for_each(|inbox| inbox.close(Closed::ShutDown));
         self.tables.read().patterns.for_each(everything);
@@ -815,16 +817,12 @@ impl Hub {
     }
 
     pub(crate) fn subscriptions(&self, limit: usize) -> Vec<SubscriptionStats> {
-        let mut listed = Vec::new();
-        let mut list = |inbox: &Arc<Inbox>| {
-            if listed.len() < limit {
-                listed.push(SubscriptionStats::of(inbox));
-            }
-        };
+        let mut all: Vec<Arc<Inbox>> = Vec::new();
+        let mut list = |inbox: &Arc<Inbox>| all.push(Arc::clone(inbox));
         self.registry.for_each(|slot| slot.roster.for_each(&mut list));
         self.tables.read().patterns.for_each(|roster| roster.for_each(&mut list));
-        listed.sort_by_key(|subscription| subscription.id);
-        listed
+        all.sort_by_key(|inbox| inbox.id);
+        all.iter().take(limit).map(|inbox| SubscriptionStats::of(inbox)).collect()
     }
 
     /// Nodes that would be sent a message of `topic` now.

@@ -136,10 +136,19 @@ impl Registry {
         busy
     }
 
+    /// In any order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<Slot>)) {
         for shard in &self.shards {
             shard.read().slots.values().for_each(&mut visit);
         }
+    }
+
+    /// All slots, by topic: for what must happen in one order, whatever the hashes are.
+    pub(crate) fn sorted(&self) -> Vec<Arc<Slot>> {
+        let mut slots = Vec::new();
+        self.for_each(|slot| slots.push(Arc::clone(slot)));
+        slots.sort_by(|a, b| a.topic.cmp(&b.topic));
+        slots
     }
 
     pub(crate) fn len(&self) -> usize {

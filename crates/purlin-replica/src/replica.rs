@@ -16,12 +16,12 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime};
+use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime, watch};
 use purlin_net::{
     ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
 };
 use purlin_store::{AppendError, Disk, Log, LogConfig, Lsn, OpenError, RealDisk};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use crate::{
     cell::{Cell, Kind, Written},

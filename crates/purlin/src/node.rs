@@ -9,13 +9,12 @@ use std::{
 
 use purlin_cache::{Cache, CacheConfig, CacheError, Caches};
 use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
-use purlin_core::{Clock, Hlc, Instant, NodeId};
+use purlin_core::{Clock, Hlc, Instant, NodeId, watch};
 use purlin_net::Transport;
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
 use purlin_replica::{Flags, ReplicaSet};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
 
 use crate::{Config, DataDir, NodeBuilder};
 
@@ -265,7 +264,7 @@ impl Node {
                 tokio::spawn(async move {
                     let progress = node.cluster().drain(within).await;
                     node.end().await;
-                    drop(done.send(Some(progress)));
+                    drop(done.send_replace(Some(progress)));
                     node.inner.stopped.send_replace(true);
                 });
             }
@@ -319,6 +318,7 @@ impl Node {
     pub async fn until_signal(&self) -> io::Result<Stop> {
         let mut signals = Signals::listen()?;
         tokio::select! {
+            biased;
             () = signals.next() => {}
             () = self.stopped() => return Ok(Stop::Drained),
             () = self.cluster().superseded() => {
@@ -335,6 +335,7 @@ impl Node {
             }
         };
         tokio::select! {
+            biased;
             _ = self.drain(None) => Ok(Stop::Drained),
             () = second => Ok(Stop::AtOnce),
         }
@@ -362,6 +363,7 @@ impl Signals {
     #[cfg(unix)]
     async fn next(&mut self) {
         tokio::select! {
+            biased;
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }

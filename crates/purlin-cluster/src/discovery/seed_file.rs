@@ -69,6 +69,7 @@ impl SeedFile {
                 continue;
             }
             tokio::select! {
+                biased;
                 news = self.resolving.next() => return news,
                 () = wait => {}
             }

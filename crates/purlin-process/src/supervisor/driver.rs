@@ -151,6 +151,8 @@ impl Server for Supervisor {
         self.step(Input::Shutdown, ctx);
         while !self.done {
             let input = tokio::select! {
+                // Children are finitely many; a timer only hurries those that linger.
+                biased;
                 Some((child, reason)) = self.ends.next() => {
                     self.running.remove(&child);
                     Input::Exited(child, reason)
