@@ -327,6 +327,14 @@ impl<K: Ord, S> DotMap<K, S> {
         self.0.remove(key);
     }
 
+    /// Takes out what is kept under `key`.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<S>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.remove(key)
+    }
+
     /// Sets what is kept under `key`.
     pub fn set(&mut self, key: K, store: S) {
         self.0.insert(key, store);

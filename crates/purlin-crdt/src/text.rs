@@ -309,7 +309,8 @@ impl<R: Replica> TextStore<R> {
     /// How many bytes it has.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.order().bytes
+        let sum = || self.runs.values().map(|run| run.chars.len()).sum();
+        self.order.get().map_or_else(sum, |order| order.bytes)
     }
 
     /// How many bunches are kept, of deleted characters too.

@@ -1,39 +1,11 @@
 //! What one key holds: a value of one kind, and the rules for when two sides chose differently.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
-use purlin_crdt::{DotFun, DotMap, DotSet, DotStore, Knows, store::Scope};
+use purlin_crdt::{DotFun, DotMap, DotSet, DotStore, Knows, TextStore, store::Scope};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-/// The kinds of value a key may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// One value; the later write by hybrid time wins.
-    Register,
-    /// Every concurrent value.
-    MultiValue,
-    /// A number that is added to.
-    Counter,
-    /// A set in which an add wins over a concurrent remove.
-    Set,
-    /// Fields with values, each like a register; an update wins over a concurrent remove.
-    Map,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Register => "register",
-            Self::MultiValue => "multi_value",
-            Self::Counter => "counter",
-            Self::Set => "set",
-            Self::Map => "map",
-        })
-    }
-}
 
 /// A value with the time of its write and, for ephemeral ones, of its end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,103 +36,222 @@ enum Shape {
     Parts(Box<Parts>),
 }
 
-/// Every kind side by side.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Parts {
-    pub(crate) register: DotFun<NodeTag, Written>,
-    pub(crate) multi_value: DotFun<NodeTag, Bytes>,
-    pub(crate) counter: DotFun<NodeTag, i64>,
-    pub(crate) set: DotMap<Bytes, DotSet<NodeTag>>,
-    pub(crate) map: DotMap<Bytes, DotFun<NodeTag, Written>>,
+/// The table of kinds. A row is a word, and the part of a cell that keeps the kind; everything that
+/// treats all kinds alike is made from it.
+macro_rules! kinds {
+    ($(
+        $(#[doc = $doc:literal])*
+        $kind:ident = $word:literal $(, $part:ident: $store:ty)?;
+    )*) => {
+        /// The kinds of value a key or a name may hold.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Kind {
+            $($(#[doc = $doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind there is.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)*];
+
+            /// The word for it.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $word,)*
+                }
+            }
+        }
+
+        /// Every kind that one cell can hold, side by side.
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        pub(crate) struct Parts {
+            $($(pub(crate) $part: $store,)?)*
+        }
+
+        /// A part on its way: only those that hold something travel.
+        #[derive(Serialize)]
+        enum PartOut<'a> {
+            $($($kind(&'a $store),)?)*
+        }
+
+        /// A part that arrived.
+        #[derive(Deserialize)]
+        enum PartIn {
+            $($($kind($store),)?)*
+        }
+
+        impl Parts {
+            /// What it holds of one kind.
+            fn only(&self, kind: Kind) -> Self {
+                let mut only = Self::default();
+                match kind {
+                    $(Kind::$kind => { $(only.$part = self.$part.clone();)? })*
+                }
+                only
+            }
+
+            fn kinds(&self) -> Vec<Kind> {
+                let mut kinds = Vec::new();
+                $($(
+                    if !DotStore::<NodeTag>::is_empty(&self.$part) {
+                        kinds.push(Kind::$kind);
+                    }
+                )?)*
+                kinds
+            }
+        }
+
+        impl Serialize for Parts {
+            fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+                let mut parts = Vec::new();
+                $($(
+                    if !DotStore::<NodeTag>::is_empty(&self.$part) {
+                        parts.push(PartOut::$kind(&self.$part));
+                    }
+                )?)*
+                parts.serialize(output)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for Parts {
+            /// Refuses parts that repeat, stand out of order or are empty: equal cells must have
+            /// one form.
+            fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+                let mut parts = Self::default();
+                let mut held: Vec<Kind> = Vec::new();
+                for part in Vec::<PartIn>::deserialize(input)? {
+                    match part {
+                        $($(PartIn::$kind($part) => {
+                            held.push(Kind::$kind);
+                            parts.$part = $part;
+                        })?)*
+                    }
+                }
+                if parts.kinds() == held {
+                    Ok(parts)
+                } else {
+                    Err(serde::de::Error::custom("parts of a cell repeat or stand out of order"))
+                }
+            }
+        }
+
+        impl DotStore<NodeTag> for Parts {
+            fn is_empty(&self) -> bool {
+                true $($(&& DotStore::<NodeTag>::is_empty(&self.$part))?)*
+            }
+
+            fn dots(&self, visit: &mut dyn FnMut(&Dot<NodeTag>)) {
+                $($(self.$part.dots(visit);)?)*
+            }
+
+            fn join(
+                &mut self,
+                ours: &impl Knows<NodeTag>,
+                other: &Self,
+                theirs: &impl Knows<NodeTag>,
+                scope: Scope,
+            ) {
+                $($(self.$part.join(ours, &other.$part, theirs, scope);)?)*
+            }
+
+            fn merge(
+                &mut self,
+                ours: &impl Knows<NodeTag>,
+                other: &Self,
+                theirs: &impl Knows<NodeTag>,
+            ) {
+                $($(self.$part.merge(ours, &other.$part, theirs);)?)*
+            }
+
+            fn emptied(&self) -> Self {
+                Self { $($($part: DotStore::<NodeTag>::emptied(&self.$part),)?)* }
+            }
+        }
+    };
 }
 
-/// Calls `$each` for every part of a cell.
-macro_rules! each {
-    ($cell:expr, |$part:ident| $each:expr) => {{
-        let Parts { register, multi_value, counter, set, map } = $cell;
-        {
-            let $part = register;
-            $each
-        };
-        {
-            let $part = multi_value;
-            $each
-        };
-        {
-            let $part = counter;
-            $each
-        };
-        {
-            let $part = set;
-            $each
-        };
-        {
-            let $part = map;
-            $each
-        };
-    }};
+kinds! {
+    /// One value; the later write by hybrid time wins.
+    Register = "register", register: DotFun<NodeTag, Written>;
+    /// Every concurrent value.
+    MultiValue = "multi_value", multi_value: DotFun<NodeTag, Bytes>;
+    /// A number that is added to and taken from.
+    Counter = "counter", counter: DotFun<NodeTag, i64>;
+    /// A set in which an add wins over a concurrent remove.
+    Set = "set", set: DotMap<Bytes, DotSet<NodeTag>>;
+    /// Fields with values, each like a register; an update wins over a concurrent remove.
+    Map = "map", map: DotMap<Bytes, DotFun<NodeTag, Written>>;
+    /// A number that only grows.
+    GrowCounter = "grow_counter", grow_counter: DotFun<NodeTag, u64>;
+    /// A counter that can be set back to zero; what others add meanwhile counts.
+    ResettableCounter = "resettable_counter", resettable_counter: DotMap<Account, Tallies>;
+    /// A set that only grows. Its elements are keys of their own.
+    GrowSet = "grow_set";
+    /// A set in which a remove wins over a concurrent add. Its elements are keys of their own.
+    RemoveWinsSet = "remove_wins_set";
+    /// A switch in which enabling wins over concurrent disabling.
+    EnableWins = "enable_wins", enable_wins: DotSet<NodeTag>;
+    /// A switch in which disabling wins over concurrent enabling.
+    DisableWins = "disable_wins", disable_wins: (DotSet<NodeTag>, DotSet<NodeTag>);
+    /// Maps in maps; an update wins over a concurrent remove of any map it is in.
+    NestedMap = "nested_map", nested_map: DotMap<Path, DotFun<NodeTag, Written>>;
+    /// Text that several people write at once.
+    Text = "text", text: TextStore<NodeTag>;
 }
 
-/// Calls `$each` for every part of two cells.
-macro_rules! each_two {
-    ($one:expr, $two:expr, |$a:ident, $b:ident| $each:expr) => {{
-        let (one, two) = ($one, $two);
-        {
-            let ($a, $b) = (&mut one.register, &two.register);
-            $each
-        };
-        {
-            let ($a, $b) = (&mut one.multi_value, &two.multi_value);
-            $each
-        };
-        {
-            let ($a, $b) = (&mut one.counter, &two.counter);
-            $each
-        };
-        {
-            let ($a, $b) = (&mut one.set, &two.set);
-            $each
-        };
-        {
-            let ($a, $b) = (&mut one.map, &two.map);
-            $each
-        };
-    }};
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
 }
 
-impl DotStore<NodeTag> for Parts {
-    fn is_empty(&self) -> bool {
-        let mut empty = true;
-        each!(self, |part| empty &= DotStore::<NodeTag>::is_empty(part));
-        empty
-    }
+/// There is no kind of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no kind {0:?}")]
+pub struct UnknownKind(pub String);
 
-    fn dots(&self, visit: &mut dyn FnMut(&Dot<NodeTag>)) {
-        each!(self, |part| part.dots(visit));
-    }
+impl FromStr for Kind {
+    type Err = UnknownKind;
 
-    fn join(
-        &mut self,
-        ours: &impl Knows<NodeTag>,
-        other: &Self,
-        theirs: &impl Knows<NodeTag>,
-        scope: Scope,
-    ) {
-        each_two!(self, other, |a, b| a.join(ours, b, theirs, scope));
+    fn from_str(word: &str) -> Result<Self, UnknownKind> {
+        let known = Self::ALL.iter().find(|kind| kind.word() == word);
+        known.copied().ok_or_else(|| UnknownKind(word.to_owned()))
     }
+}
 
-    fn merge(&mut self, ours: &impl Knows<NodeTag>, other: &Self, theirs: &impl Knows<NodeTag>) {
-        each_two!(self, other, |a, b| a.merge(ours, b, theirs));
-    }
+/// Which change of a switch wins when both happen on two sides of a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wins {
+    /// Enabling: for what must not be missed, such as an alarm.
+    Enabling,
+    /// Disabling: for what must stop when anybody says so.
+    Disabling,
+}
 
-    fn emptied(&self) -> Self {
-        Self {
-            set: DotStore::<NodeTag>::emptied(&self.set),
-            map: DotStore::<NodeTag>::emptied(&self.map),
-            ..Self::default()
+impl Wins {
+    /// The kind of such a switch.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Enabling => Kind::EnableWins,
+            Self::Disabling => Kind::DisableWins,
         }
     }
 }
+
+/// Where a value stands in a nested map: the key in the outermost map first.
+pub type Path = Vec<Bytes>;
+
+/// What one life added to a resettable counter since it first did, named by its first dot. A life
+/// whose numbers were removed begins another account, so that no reset of the old one touches it.
+pub(crate) type Account = (NodeTag, u64);
+
+/// What was added and taken, and how much of each a reset has seen. Both only grow.
+pub(crate) type Tallies = (DotFun<NodeTag, Tally>, DotFun<NodeTag, Tally>);
+
+/// Added, and taken.
+pub(crate) type Tally = (u64, u64);
 
 impl Parts {
     /// The cell that holds this, in its one form.
@@ -168,10 +259,7 @@ impl Parts {
         if DotStore::is_empty(&self) {
             return Cell(None);
         }
-        let is_register = DotStore::is_empty(&self.multi_value)
-            && DotStore::is_empty(&self.counter)
-            && self.set.is_empty()
-            && self.map.is_empty();
+        let is_register = self.kinds() == [Kind::Register];
         let mut written = self.register.iter();
         let shape = match (written.next(), written.next()) {
             (Some((&dot, written)), None) if is_register => Shape::One(dot, written.clone()),
@@ -218,11 +306,7 @@ impl DotStore<NodeTag> for Cell {
     }
 
     fn emptied(&self) -> Self {
-        self.parts().map_or_else(Self::default, |parts| {
-            let set = DotStore::<NodeTag>::emptied(&parts.set);
-            let map = DotStore::<NodeTag>::emptied(&parts.map);
-            Parts { set, map, ..Parts::default() }.shaped()
-        })
+        self.parts().map_or_else(Self::default, |parts| parts.emptied().shaped())
     }
 }
 
@@ -330,19 +414,8 @@ impl Cell {
 impl Cell {
     /// Which kinds it holds: one, unless a partition gave the key two.
     pub fn kinds(&self) -> impl Iterator<Item = Kind> {
-        let parts = self.parts();
-        let held = |has: fn(&Parts) -> bool| parts.is_some_and(has);
-        let held = [
-            (
-                Kind::Register,
-                self.as_one().is_some() || held(|it| !DotStore::is_empty(&it.register)),
-            ),
-            (Kind::MultiValue, held(|it| !DotStore::is_empty(&it.multi_value))),
-            (Kind::Counter, held(|it| !DotStore::is_empty(&it.counter))),
-            (Kind::Set, held(|it| !it.set.is_empty())),
-            (Kind::Map, held(|it| !it.map.is_empty())),
-        ];
-        held.into_iter().filter_map(|(kind, held)| held.then_some(kind))
+        let one = self.as_one().map(|_| Kind::Register);
+        one.into_iter().chain(self.parts().into_iter().flat_map(Parts::kinds))
     }
 
     /// The register's value: of concurrent writes the latest.
@@ -369,7 +442,7 @@ impl Cell {
     }
 
     fn counts(&self) -> impl Iterator<Item = i64> {
-        self.parts().into_iter().flat_map(|parts| parts.counter.values()).copied()
+        self.parts().into_iter().flat_map(|parts| latest_of_each(&parts.counter)).copied()
     }
 
     /// The set's elements, in order.
@@ -396,21 +469,83 @@ impl Cell {
         self.parts().is_some_and(|parts| parts.set.get(element).is_some())
     }
 
+    /// The value of the counter that only grows.
+    #[must_use]
+    pub fn grown(&self) -> u128 {
+        let counts = self.parts().into_iter().flat_map(|parts| latest_of_each(&parts.grow_counter));
+        counts.map(|&count| u128::from(count)).sum()
+    }
+
+    /// The value of the resettable counter: what was added since the last reset, net.
+    #[must_use]
+    pub fn since_reset(&self) -> i128 {
+        let accounts = self.parts().into_iter().flat_map(|parts| parts.resettable_counter.iter());
+        accounts
+            .map(|(_, tallies)| {
+                let (total, seen) = totals(tallies);
+                i128::from(total.0 - seen.0) - i128::from(total.1 - seen.1)
+            })
+            .sum()
+    }
+
+    /// Whether the switch of that kind is on. A switch nobody touched is off.
+    #[must_use]
+    pub fn is_on(&self, wins: Wins) -> bool {
+        let Some(parts) = self.parts() else { return false };
+        let (enables, disables) = &parts.disable_wins;
+        match wins {
+            Wins::Enabling => !DotStore::is_empty(&parts.enable_wins),
+            Wins::Disabling => !DotStore::is_empty(enables) && DotStore::is_empty(disables),
+        }
+    }
+
+    /// The values of the nested map with their paths, in order.
+    pub fn leaves(&self) -> impl Iterator<Item = (&Path, &Written)> {
+        let leaves = self.parts().into_iter().flat_map(|parts| parts.nested_map.iter());
+        leaves.filter_map(|(path, written)| Some((path, written.values().max()?)))
+    }
+
+    /// The value at `path` of the nested map.
+    #[must_use]
+    pub fn leaf(&self, path: &Path) -> Option<&Written> {
+        self.parts()?.nested_map.get(path)?.values().max()
+    }
+
+    /// The text. `None` when there is none; text whose characters were all deleted is empty.
+    #[must_use]
+    pub fn text(&self) -> Option<&TextStore<NodeTag>> {
+        self.parts().map(|parts| &parts.text).filter(|text| !DotStore::is_empty(*text))
+    }
+
+    /// Every write in it that has a time.
+    pub(crate) fn writes(&self) -> impl Iterator<Item = &Written> {
+        let fields = self.parts().into_iter().flat_map(|parts| parts.map.iter());
+        let leaves = self.parts().into_iter().flat_map(|parts| parts.nested_map.iter());
+        let inner = fields.map(|(_, it)| it).chain(leaves.map(|(_, it)| it));
+        self.concurrent().chain(inner.flat_map(DotFun::values))
+    }
+
     /// About how many bytes its values have, field names and elements included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let written = |it: &Written| it.value.len();
-        let registers: usize = self.concurrent().map(written).sum();
         let values: usize = self.values().map(Bytes::len).sum();
         let elements: usize = self.elements().map(Bytes::len).sum();
-        let fields: usize = self.fields().map(|(field, it)| field.len() + written(it)).sum();
-        registers + values + elements + fields + 8 * self.counts().count()
+        let fields: usize = self.fields().map(|(field, _)| field.len()).sum();
+        let paths: usize = self.leaves().flat_map(|(path, _)| path).map(Bytes::len).sum();
+        let written: usize = self.writes().map(|it| it.value.len()).sum();
+        let text = self.text().map_or(0, TextStore::bytes);
+        let numbers = self.parts().map_or(0, |parts| {
+            parts.counter.values().count()
+                + parts.grow_counter.values().count()
+                + 4 * parts.resettable_counter.len()
+        });
+        values + elements + fields + paths + written + text + 8 * numbers
     }
 
     /// When the latest write in it was made; `None` for kinds that keep no time.
     #[must_use]
     pub fn last_written(&self) -> Option<HlcTimestamp> {
-        self.concurrent().chain(self.fields().map(|(_, it)| it)).map(|written| written.at).max()
+        self.writes().map(|written| written.at).max()
     }
 
     /// Whose writes it holds.
@@ -428,14 +563,30 @@ impl Cell {
         let Some(parts) = self.parts() else {
             return if kind == Kind::Register { self.clone() } else { Self::default() };
         };
-        let nothing = Parts::default();
-        let only = match kind {
-            Kind::Register => Parts { register: parts.register.clone(), ..nothing },
-            Kind::MultiValue => Parts { multi_value: parts.multi_value.clone(), ..nothing },
-            Kind::Counter => Parts { counter: parts.counter.clone(), ..nothing },
-            Kind::Set => Parts { set: parts.set.clone(), ..nothing },
-            Kind::Map => Parts { map: parts.map.clone(), ..nothing },
-        };
-        only.shaped()
+        parts.only(kind).shaped()
     }
+}
+
+/// The latest number of each life. It holds all before it, of which one may still stand beside it
+/// here: when it came by another way, and the writes between the two have not arrived.
+fn latest_of_each<V>(numbers: &DotFun<NodeTag, V>) -> impl Iterator<Item = &V> {
+    let mut numbers = numbers.iter().peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let (dot, number) = numbers.next()?;
+            if numbers.peek().is_none_or(|(next, _)| next.node != dot.node) {
+                return Some(number);
+            }
+        }
+    })
+}
+
+/// What an account holds: the total, and how much of it a reset has seen. A reset that arrives
+/// before what it saw proves that the total had come that far.
+pub(crate) fn totals((total, seen): &Tallies) -> (Tally, Tally) {
+    let most = |of: &DotFun<NodeTag, Tally>| {
+        of.values().fold((0, 0), |most: Tally, &(up, down)| (most.0.max(up), most.1.max(down)))
+    };
+    let (total, seen) = (most(total), most(seen));
+    ((total.0.max(seen.0), total.1.max(seen.1)), seen)
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use purlin_core::{HlcTimestamp, hlc::NodeTag};
 
 use crate::{
-    cell::{Cell, Kind, Written},
+    cell::{Cell, Kind, Wins, Written},
     replica::{ReplicaSet, StateError},
     slot::Slot,
     store::WriteError,
@@ -20,8 +20,18 @@ use crate::{
 
 /// Divides a collection's name from the keys of its entries.
 const DIVIDER: u8 = 0;
-const MAP: u8 = b'm';
-const SET: u8 = b's';
+
+/// The letter of each kind of collection.
+const LETTERS: [(u8, Kind); 4] =
+    [(b'm', Kind::Map), (b's', Kind::Set), (b'g', Kind::GrowSet), (b'r', Kind::RemoveWinsSet)];
+
+fn letter_of(kind: Kind) -> Option<u8> {
+    LETTERS.iter().find(|(_, of)| *of == kind).map(|(letter, _)| *letter)
+}
+
+fn kind_of(letter: u8) -> Option<Kind> {
+    LETTERS.iter().find(|(of, _)| *of == letter).map(|(_, kind)| *kind)
+}
 
 /// The most entries that are counted for one row of a catalogue.
 pub const COUNTED_MAX: usize = 1_000;
@@ -53,10 +63,15 @@ pub struct NamedState {
 #[derive(Debug, Clone)]
 pub struct Map(Entries);
 
-/// A set of any size, in which an add wins over a concurrent removal. Cheap to clone.
+/// A set of any size. Cheap to clone.
+///
+/// One that [`ReplicaSet::set`] gives lets an add win over a concurrent removal, one that
+/// [`ReplicaSet::remove_wins_set`] gives the removal; from [`ReplicaSet::grow_set`] nothing is
+/// ever removed.
 ///
 /// # Guarantees
-/// As [`ReplicaSet`]; each element stands for itself.
+/// As [`ReplicaSet`]; each element stands for itself. A remove-wins set remembers what was removed,
+/// one key each; the others forget it.
 #[derive(Debug, Clone)]
 pub struct Set(Entries);
 
@@ -66,15 +81,32 @@ impl ReplicaSet {
     /// # Errors
     /// [`StateError::Name`], [`StateError::Key`].
     pub fn map(&self, name: impl AsRef<[u8]>) -> Result<Map, StateError> {
-        Entries::new(self, name.as_ref(), MAP).map(Map)
+        Entries::new(self, name.as_ref(), Kind::Map).map(Map)
     }
 
-    /// The set called `name`; it exists while it has elements.
+    /// The set called `name`, in which an add wins over a concurrent removal; it exists while it
+    /// has elements.
     ///
     /// # Errors
     /// [`StateError::Name`], [`StateError::Key`].
     pub fn set(&self, name: impl AsRef<[u8]>) -> Result<Set, StateError> {
-        Entries::new(self, name.as_ref(), SET).map(Set)
+        Entries::new(self, name.as_ref(), Kind::Set).map(Set)
+    }
+
+    /// The set called `name`, from which nothing is ever removed.
+    ///
+    /// # Errors
+    /// [`StateError::Name`], [`StateError::Key`].
+    pub fn grow_set(&self, name: impl AsRef<[u8]>) -> Result<Set, StateError> {
+        Entries::new(self, name.as_ref(), Kind::GrowSet).map(Set)
+    }
+
+    /// The set called `name`, in which a removal wins over a concurrent add.
+    ///
+    /// # Errors
+    /// [`StateError::Name`], [`StateError::Key`].
+    pub fn remove_wins_set(&self, name: impl AsRef<[u8]>) -> Result<Set, StateError> {
+        Entries::new(self, name.as_ref(), Kind::RemoveWinsSet).map(Set)
     }
 
     /// What is kept under `name`, collections included: nothing, one kind, or after the heal of a
@@ -82,7 +114,7 @@ impl ReplicaSet {
     #[must_use]
     pub fn kinds_of(&self, name: &[u8]) -> Vec<Kind> {
         let mut kinds = self.kinds(name);
-        for (letter, kind) in [(MAP, Kind::Map), (SET, Kind::Set)] {
+        for (letter, kind) in LETTERS {
             let prefix = [name, &[DIVIDER, letter]].concat();
             if !kinds.contains(&kind) && !self.scan(&prefix, None, 1).is_empty() {
                 kinds.push(kind);
@@ -140,17 +172,17 @@ impl ReplicaSet {
     }
 
     fn summary(&self, group: &Bytes) -> NamedState {
-        let kind = if group.last() == Some(&SET) { Kind::Set } else { Kind::Map };
+        let kind = group.last().copied().and_then(kind_of);
         let mut row = NamedState {
             name: group.slice(..group.len() - 2),
-            kinds: vec![kind],
+            kinds: kind.into_iter().collect(),
             entries: 0,
             bytes: 0,
             last: None,
             writers: BTreeSet::new(),
         };
         for (key, cell) in self.scan(group, None, COUNTED_MAX) {
-            row.entries += 1;
+            row.entries += usize::from(is_in(&cell));
             row.bytes += key.len() - group.len() + cell.bytes();
             row.last = row.last.max(cell.last_written());
             row.writers.extend(cell.writers());
@@ -161,7 +193,7 @@ impl ReplicaSet {
 
 impl NamedState {
     fn of(name: Bytes, cell: &Cell) -> Self {
-        let entries = cell.fields().count() + cell.elements().count();
+        let entries = cell.fields().count() + cell.elements().count() + cell.leaves().count();
         Self {
             name,
             kinds: cell.kinds().collect(),
@@ -224,40 +256,85 @@ impl Map {
 }
 
 impl Set {
-    /// Adds an element. Returns the version written.
+    /// Adds an element.
     ///
     /// # Errors
     /// [`StateError`]; nothing was changed.
-    pub fn insert(&self, element: impl AsRef<[u8]>) -> Result<HlcTimestamp, StateError> {
-        self.0.put(element.as_ref(), Bytes::new())
+    pub fn insert(&self, element: impl AsRef<[u8]>) -> Result<(), StateError> {
+        if self.0.kind != Kind::RemoveWinsSet {
+            return self.0.put(element.as_ref(), Bytes::new()).map(drop);
+        }
+        self.0.expect_kind()?;
+        self.0.set.switch(self.0.key(element.as_ref()), Wins::Disabling, true)
     }
 
     /// Whether `element` is in the set, as seen here.
     #[must_use]
     pub fn contains(&self, element: impl AsRef<[u8]>) -> bool {
-        self.0.get(element.as_ref()).is_some()
+        self.0.set.get(&self.0.key(element.as_ref())).is_some_and(|cell| is_in(&cell))
     }
 
-    /// Removes an element; `false` when it is not in the set here.
+    /// Removes an element; `false` when it is not in the set here. From a remove-wins set it is
+    /// removed also where it is on its way to be added.
     ///
     /// # Errors
-    /// [`StateError`]; nothing was changed.
+    /// [`StateError`]; nothing was changed. [`WriteError::OnlyGrows`] inside it.
     pub fn remove(&self, element: impl AsRef<[u8]>) -> Result<bool, StateError> {
-        self.0.remove(element.as_ref())
+        match self.0.kind {
+            Kind::GrowSet => Err(self.0.only_grows()),
+            Kind::RemoveWinsSet => {
+                self.0.expect_kind()?;
+                let was_in = self.contains(element.as_ref());
+                self.0.set.switch(self.0.key(element.as_ref()), Wins::Disabling, false)?;
+                Ok(was_in)
+            }
+            _ => self.0.remove(element.as_ref()),
+        }
     }
 
     /// Up to `limit` elements in order, after the element `after`. A moving picture.
     #[must_use]
     pub fn elements(&self, after: Option<&[u8]>, limit: usize) -> Vec<Bytes> {
-        self.0.page(after, limit).into_iter().map(|(element, _)| element).collect()
+        let mut elements = Vec::new();
+        let mut place = after.map(|element| self.0.key(element));
+        // What was removed knowingly is passed over, so a page may take more than one look.
+        while elements.len() < limit {
+            let page = self.0.set.scan(&self.0.prefix, place.as_deref(), limit);
+            let Some((last, _)) = page.last() else { break };
+            place = Some(last.clone());
+            let is_last = page.len() < limit;
+            let found = page.into_iter().filter(|(_, cell)| is_in(cell));
+            elements.extend(found.map(|(key, _)| key.slice(self.0.prefix.len()..)));
+            if is_last {
+                break;
+            }
+        }
+        elements.truncate(limit);
+        elements
     }
 
-    /// Removes every element seen here, one by one; how many. What others add meanwhile stays.
+    /// Removes every element seen here, one by one; how many. What others add meanwhile stays,
+    /// except in a remove-wins set the same elements.
     ///
     /// # Errors
-    /// [`StateError`]; elements before the one refused are gone.
+    /// [`StateError`]; elements before the one refused are gone. [`WriteError::OnlyGrows`] inside it.
     pub fn clear(&self) -> Result<usize, StateError> {
-        self.0.clear()
+        match self.0.kind {
+            Kind::GrowSet => Err(self.0.only_grows()),
+            Kind::RemoveWinsSet => {
+                let mut removed = 0;
+                loop {
+                    let page = self.elements(None, COUNTED_MAX);
+                    if page.is_empty() {
+                        return Ok(removed);
+                    }
+                    for element in page {
+                        removed += usize::from(self.remove(&element)?);
+                    }
+                }
+            }
+            _ => self.0.clear(),
+        }
     }
 }
 
@@ -265,17 +342,37 @@ impl Set {
 #[derive(Debug, Clone)]
 struct Entries {
     set: ReplicaSet,
+    kind: Kind,
     /// The name, the divider, the letter.
     prefix: Bytes,
 }
 
+/// Whether the key of an element says that it is in its set.
+fn is_in(cell: &Cell) -> bool {
+    cell.register().is_some() || cell.is_on(Wins::Disabling)
+}
+
 impl Entries {
-    fn new(set: &ReplicaSet, name: &[u8], letter: u8) -> Result<Self, StateError> {
+    fn new(set: &ReplicaSet, name: &[u8], kind: Kind) -> Result<Self, StateError> {
         if name.contains(&DIVIDER) {
             return Err(StateError::Name);
         }
         Slot::new(Bytes::copy_from_slice(name))?;
-        Ok(Self { set: set.clone(), prefix: [name, &[DIVIDER, letter]].concat().into() })
+        let letter = letter_of(kind).expect("every kind of collection has a letter");
+        Ok(Self { set: set.clone(), kind, prefix: [name, &[DIVIDER, letter]].concat().into() })
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.prefix[..self.prefix.len() - 2]
+    }
+
+    fn expect_kind(&self) -> Result<(), StateError> {
+        self.set.expect_kind(self.name(), self.kind)
+    }
+
+    fn only_grows(&self) -> StateError {
+        let key = Slot::new(Bytes::copy_from_slice(self.name())).expect("it was one at the start");
+        WriteError::OnlyGrows { key, kind: self.kind }.into()
     }
 
     fn key(&self, entry: &[u8]) -> Bytes {
@@ -283,9 +380,7 @@ impl Entries {
     }
 
     fn put(&self, entry: &[u8], value: Bytes) -> Result<HlcTimestamp, StateError> {
-        let (name, letter) = self.prefix.split_at(self.prefix.len() - 2);
-        let kind = if letter[1] == SET { Kind::Set } else { Kind::Map };
-        self.set.expect_kind(name, kind)?;
+        self.expect_kind()?;
         self.set.put(self.key(entry), value, None)
     }
 

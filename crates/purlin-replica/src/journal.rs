@@ -48,7 +48,7 @@ pub struct Part {
 }
 
 /// The format this release writes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Why a record cannot be read. The replica does not start: what it would lose was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

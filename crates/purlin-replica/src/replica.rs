@@ -511,7 +511,7 @@ impl ReplicaSet {
         self.inner.shown.load(Ordering::Relaxed)
     }
 
-    fn stamp(&self, value: Bytes, ttl: Option<Duration>) -> Result<Written, StateError> {
+    pub(crate) fn stamp(&self, value: Bytes, ttl: Option<Duration>) -> Result<Written, StateError> {
         let at = self.now()?;
         let expires = ttl.map(|ttl| {
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
@@ -520,7 +520,7 @@ impl ReplicaSet {
         Ok(Written { at, expires, value })
     }
 
-    fn write(
+    pub(crate) fn write(
         &self,
         key: Bytes,
         change: impl FnOnce(&mut Store, Slot) -> Result<Option<Update>, WriteError>,
@@ -622,10 +622,7 @@ impl Inner {
     /// Moves this node's clock past what it has read, so that a write made now is later than it.
     fn observe(&self, changed: &[Changed]) {
         let cells = changed.iter().filter_map(|one| one.now.as_ref());
-        let latest = cells
-            .flat_map(|cell| cell.register().into_iter().chain(cell.fields().map(|(_, it)| it)))
-            .map(|written| written.at)
-            .max();
+        let latest = cells.filter_map(Cell::last_written).max();
         if let Some(latest) = latest
             && let Err(error) = self.hlc.observe(latest, self.clock.wall())
         {

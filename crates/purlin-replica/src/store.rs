@@ -4,13 +4,15 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
-use purlin_crdt::{Causal, CausalContext, Delta, DotFun, DotMap, DotSet, DotStore, Dots};
+use purlin_crdt::{
+    Causal, CausalContext, Delta, DotFun, DotMap, DotSet, DotStore, Dots, TextError,
+};
 
 use crate::{
     cell::{Cell, Kind, Parts, Written},
     digest::{DigestTree, Leaf},
     journal::Part,
-    slot::Slot,
+    slot::{KEY_BYTES_MAX, Slot},
 };
 
 /// One or more writes on their way to other replicas.
@@ -21,6 +23,9 @@ pub type Entries = DotMap<Slot, Cell>;
 
 /// The most bytes a value, element or field may have.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// The most keys a path of a nested map may have.
+pub const PATH_KEYS_MAX: usize = 32;
 
 /// Why a write was refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,28 @@ pub enum WriteError {
         count: i64,
         /// What was to be added.
         by: i64,
+    },
+    /// What was to be taken out can never be: the set only grows.
+    #[error("key {key:?} holds a {kind}, which nothing is removed from")]
+    OnlyGrows {
+        /// The key.
+        key: Slot,
+        /// What it holds.
+        kind: Kind,
+    },
+    /// The text does not take it.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A path of a nested map has no key, an empty one, too many or too long ones.
+    #[error(
+        "path of {keys} keys and {bytes} bytes; it has 1 to {PATH_KEYS_MAX} keys, none of them \
+         empty, of at most {KEY_BYTES_MAX} bytes together"
+    )]
+    Path {
+        /// How many keys it has.
+        keys: usize,
+        /// How many bytes they have.
+        bytes: usize,
     },
     /// The value read has been overwritten meanwhile. Read again.
     #[error("key {key:?} was written at {is:?}, not at {expected:?}")]
@@ -114,7 +141,16 @@ impl Store {
         &self.digests
     }
 
-    fn writable(&self, slot: &Slot, asked: Kind, bytes: usize) -> Result<(), WriteError> {
+    pub(crate) fn me(&self) -> NodeTag {
+        self.me
+    }
+
+    pub(crate) fn writable(
+        &self,
+        slot: &Slot,
+        asked: Kind,
+        bytes: usize,
+    ) -> Result<(), WriteError> {
         if bytes > VALUE_BYTES_MAX {
             return Err(WriteError::TooLarge { bytes });
         }
@@ -126,13 +162,34 @@ impl Store {
     }
 
     /// Changes the entry in place; `change` returns what the update holds and what it replaced.
-    fn write(
+    pub(crate) fn write(
         &mut self,
         slot: Slot,
         change: impl FnOnce(&mut Cell, Dot<NodeTag>) -> (Cell, Dots<NodeTag>),
     ) -> Update {
-        let update = self.state.update_in_place(&self.me, slot.clone(), change);
+        self.write_with(1, slot, change)
+    }
+
+    /// As [`Store::write`], for a change that takes `dots` dots.
+    pub(crate) fn write_with(
+        &mut self,
+        dots: u64,
+        slot: Slot,
+        change: impl FnOnce(&mut Cell, Dot<NodeTag>) -> (Cell, Dots<NodeTag>),
+    ) -> Update {
+        let update = self.state.update_with(&self.me, dots, slot.clone(), change);
         self.digests.change_dots(&slot, update.context().iter());
+        update
+    }
+
+    /// Takes out a part of the entry in place; `change` returns the dots of it.
+    pub(crate) fn withdraw_in_place(
+        &mut self,
+        slot: &Slot,
+        change: impl FnOnce(&mut Cell) -> Dots<NodeTag>,
+    ) -> Update {
+        let update = self.state.withdraw_in_place(slot.clone(), change);
+        self.digests.change_dots(slot, update.context().iter());
         update
     }
 
@@ -291,7 +348,7 @@ impl Store {
         Some(self.withdraw(slot, Cell::of(Parts { map, ..Parts::default() })))
     }
 
-    fn withdraw(&mut self, slot: &Slot, seen: Cell) -> Update {
+    pub(crate) fn withdraw(&mut self, slot: &Slot, seen: Cell) -> Update {
         let update = self.state.remove_within(slot.clone(), seen);
         self.digests.change_dots(slot, update.context().iter());
         update

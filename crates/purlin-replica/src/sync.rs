@@ -488,8 +488,7 @@ impl Sync {
         let latest = wall.as_millis().saturating_add(millis(self.config.drift_max));
         let future = |written: &Written| written.at.millis().as_millis() > latest;
         for (slot, cell) in entries.iter() {
-            let mut written = cell.concurrent().chain(cell.fields().map(|(_, it)| it));
-            if let Some(written) = written.find(|written| future(written)) {
+            if let Some(written) = cell.writes().find(|written| future(written)) {
                 return Err(format!(
                     "key {slot:?} was written at {}, more than {:?} ahead of this node's clock",
                     written.at, self.config.drift_max
@@ -742,20 +741,10 @@ fn weight(entries: &Entries) -> usize {
 
 pub(crate) fn cell_weight(slot: &Slot, cell: &Cell) -> usize {
     let mut dots = 0;
-    cell.dots(&mut |_| dots += 1);
-    let written = |written: &Written| written.value.len() + 20;
-    let parts = cell.parts().into_iter();
-    let inner = parts.map(|parts| {
-        let values = parts.multi_value.values().map(bytes::Bytes::len);
-        let elements = parts.set.iter().map(|(element, _)| element.len());
-        let fields = parts.map.iter().map(|(field, written_in)| {
-            field.len() + written_in.values().map(written).sum::<usize>()
-        });
-        values.chain(elements).chain(fields).sum::<usize>()
-    });
-    slot.key().len()
-        + 12 * dots
-        + cell.concurrent().map(written).sum::<usize>()
-        + inner.sum::<usize>()
-        + 8
+    // The dots of a text stand together.
+    let text = cell.text().map_or(0, purlin_crdt::TextStore::overhead);
+    if text == 0 {
+        cell.dots(&mut |_| dots += 1);
+    }
+    slot.key().len() + 12 * dots + text + cell.bytes() + 20 * cell.writes().count() + 8
 }
