@@ -18,6 +18,8 @@ mod packages;
 mod suite;
 mod tools;
 mod unused;
+#[cfg(test)]
+mod world;
 
 use std::process::ExitCode;
 

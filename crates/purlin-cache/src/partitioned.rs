@@ -485,7 +485,8 @@ impl RawCache {
             (config.replicas, config.move_bytes_per_second)
         };
         let transfers: Vec<Transfer<Bytes>> = {
-            let keys: Vec<Bytes> = store.iter().map(|(key, _)| key).collect();
+            let mut keys: Vec<Bytes> = store.iter().map(|(key, _)| key).collect();
+            keys.sort_unstable();
             self.node.placement.read().transfers(keys, replicas)
         };
         let mut by_target: BTreeMap<NodeName, Vec<Bytes>> = BTreeMap::new();
