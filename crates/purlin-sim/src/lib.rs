@@ -34,6 +34,7 @@
 //! # In reading order
 //! - [`World`]: hosts, faults, time
 //! - [`condition`]: what a scenario waits for
+//! - [`Chaos`]: faults at random; [`scenarios`]: Purlin's own promises, held against them
 //! - [`Trace`]: what happened; [`Failure`]: what went wrong
 //! - [`Latency`], [`net`]: how the network behaves
 //! - Clocks are in [`time`]
@@ -43,18 +44,21 @@
 //! simulator (safety under faults first, then liveness after healing); Chandy and Misra 1979 (time
 //! steps no longer than the least latency).
 
+pub mod chaos;
 pub mod condition;
 mod failure;
 mod host;
 mod link;
 pub mod net;
 mod panics;
+pub mod scenarios;
 pub mod time;
 mod trace;
 mod world;
 
 use std::time::Duration;
 
+pub use chaos::{Chaos, Fault};
 pub use condition::Condition;
 pub use failure::Failure;
 pub use link::Latency;
@@ -71,4 +75,14 @@ pub const fn secs(count: u64) -> Duration {
 #[must_use]
 pub const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+/// The seed that `text` stands for, such as a commit's hash: the same in every process.
+#[must_use]
+pub fn seed_of(text: &str) -> u64 {
+    use std::hash::Hasher as _;
+    // Its keys are fixed.
+    let mut hasher = std::collections::hash_map::DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
 }

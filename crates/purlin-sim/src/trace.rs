@@ -144,7 +144,13 @@ impl Trace {
 
     /// The events that are kept, one line each.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.events.iter().map(|event| match &event.what {
+        self.last_lines(self.events.len())
+    }
+
+    /// The last `count` of them.
+    pub fn last_lines(&self, count: usize) -> impl Iterator<Item = String> {
+        let skipped = self.events.len().saturating_sub(count);
+        self.events.iter().skip(skipped).map(|event| match &event.what {
             What::Note(note) => line(event.at, note),
             What::Traffic { from, to, what } => {
                 let (from, to) = (&self.names[from.index()], &self.names[to.index()]);
