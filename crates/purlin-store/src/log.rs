@@ -326,7 +326,9 @@ impl Log {
             }
             if is_last {
                 // A process that was killed leaves records that were read just now and that a
-                // power cut would still take.
+                // power cut would still take. After a failed flush the system even takes them
+                // for clean: a flush alone would not write them, so they are written again.
+                file.write_all_at(&bytes[..offset], 0).map_err(io_error(path))?;
                 file.sync_data().map_err(io_error(path))?;
             }
             tail = Some(Tail { file, offset: offset as u64, len });

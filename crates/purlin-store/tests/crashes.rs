@@ -119,6 +119,24 @@ async fn a_failed_flush_is_final_until_the_restart() {
 }
 
 #[tokio::test]
+async fn what_only_the_cache_held_after_a_failed_flush_does_not_become_a_hole() {
+    let disk = FaultyDisk::new(1);
+    let (log, ..) = open(&disk).unwrap();
+    log.append(b"one".to_vec()).await.unwrap();
+    disk.fail_syncs(1);
+    log.append(b"two".to_vec()).await.unwrap_err();
+    drop(log);
+    // The next life reads the second record from the system's cache, which takes it for clean.
+    disk.crash(CrashStyle::Killed);
+    let (log, _, records) = open(&disk).unwrap();
+    log.append(b"three".to_vec()).await.unwrap();
+    drop(log);
+    disk.crash(CrashStyle::Lost);
+    let (.., after) = open(&disk).unwrap();
+    assert_eq!(after.len(), records.len() + 1, "{after:?}");
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_and_the_log_goes_on_when_there_is_room() {
     let disk = FaultyDisk::new(1);
     let (log, ..) = open(&disk).unwrap();
