@@ -134,7 +134,7 @@ impl FromStr for HlcTimestamp {
     }
 }
 
-/// Why the clock refused. Nothing was changed.
+/// Why the clock issued nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HlcError {
@@ -219,6 +219,12 @@ impl Hlc {
         self.ceiling.fetch_max(pack(mark), Ordering::AcqRel);
     }
 
+    /// The durable mark: nothing at or above it is issued.
+    #[must_use]
+    pub fn ceiling(&self) -> WallTime {
+        WallTime::from_millis(self.ceiling.load(Ordering::Acquire) >> COUNTER_BITS)
+    }
+
     /// The last time issued or observed, as wall milliseconds rounded up: a mark that covers it.
     #[must_use]
     pub fn high_water(&self) -> WallTime {
@@ -236,14 +242,17 @@ impl Hlc {
     /// Takes note of `remote` and issues a timestamp after it and after all before.
     ///
     /// # Errors
-    /// [`HlcError::FutureDrift`] when `remote` is too far ahead of `wall`;
-    /// [`HlcError::CeilingReached`] as for [`Hlc::now`].
+    /// [`HlcError::FutureDrift`] when `remote` is too far ahead of `wall`: it is not believed.
+    /// [`HlcError::CeilingReached`] as for [`Hlc::now`]; `remote` is noted all the same, and nothing
+    /// is issued until the mark is above it.
     pub fn observe(&self, remote: HlcTimestamp, wall: WallTime) -> Result<HlcTimestamp, HlcError> {
         let ahead = remote.millis().as_millis().saturating_sub(wall.as_millis());
         let ahead = Duration::from_millis(ahead);
         if ahead > self.drift_max {
             return Err(HlcError::FutureDrift { ahead, bound: self.drift_max });
         }
+        // Also above the mark: rather no timestamp for a while than one below what was read.
+        self.last.fetch_max(remote.time, Ordering::AcqRel);
         self.advance(pack(wall), remote.time.saturating_add(1))
     }
 
@@ -320,6 +329,19 @@ mod tests {
             })
         );
         assert!(here.now(wall(1_000)).unwrap().millis() < wall(1_101), "a refusal changes nothing");
+    }
+
+    #[test]
+    fn what_was_observed_above_the_mark_is_never_undercut() {
+        let here = Hlc::resume(&node("n1"), wall(0));
+        here.raise_ceiling(wall(5_000));
+        let remote = Hlc::new(&node("n2")).now(wall(6_000)).unwrap();
+        let reached = HlcError::CeilingReached { ceiling: wall(5_000) };
+        assert_eq!(here.observe(remote, wall(1_000)), Err(reached));
+        assert_eq!(here.now(wall(1_000)), Err(reached), "better none than one that is older");
+        assert!(here.high_water() > wall(6_000), "whoever raises the mark knows how far");
+        here.raise_ceiling(wall(7_000));
+        assert!(here.now(wall(1_000)).unwrap() > remote);
     }
 
     #[test]
