@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`checkout`] knows where things are and runs programs, [`suite`] is
 //! `cargo xtask test`, the rest are its steps ([`packages`], [`floors`], [`unused`], [`docs`], [`tools`]) and
-//! the two long tasks ([`bench`], [`fuzz`]).
+//! the long tasks ([`bench`], [`fuzz`], [`sim`]).
 #![expect(
     clippy::print_stdout,
     reason = "a task's result is what it prints; there is no other reader"
@@ -15,6 +15,7 @@ mod floors;
 mod fuzz;
 mod namespaces;
 mod packages;
+mod sim;
 mod suite;
 mod tools;
 mod unused;
@@ -45,6 +46,8 @@ enum Task {
     Floors,
     /// Checks what the documents claim about the tree: paths, links, tests, dependencies, commands.
     DocsCheck,
+    /// Plays scenarios in simulated worlds: one seed again, or many.
+    Sim(sim::Options),
     /// Feeds the frame and datagram decoders hostile bytes for a while.
     Fuzz(fuzz::Options),
 }
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<(), Failure> {
         Task::Bench(options) => bench::run(&checkout, &options),
         Task::Floors => floors::run(&checkout),
         Task::DocsCheck => docs::run(&checkout),
+        Task::Sim(options) => sim::run(&checkout, &options),
         Task::Fuzz(options) => fuzz::run(&checkout, &options),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::checkout::{Checkout, Failure, capture, run as execute};
-use crate::{docs, floors, namespaces, tools, unused};
+use crate::{docs, floors, namespaces, sim, tools, unused};
 
 /// What to run of the suite.
 #[derive(Debug, Args)]
@@ -41,6 +41,11 @@ const STEPS: &[Step] = &[
     Step { name: "rustdoc", does: "doc comments and the links between them", run: rustdoc },
     Step { name: "deny", does: "licences, bans, sources, advisories", run: deny },
     Step { name: "tests", does: "all tests, and every example in a test of its own", run: tests },
+    Step {
+        name: "sim",
+        does: "past offenders, some seeds and a fresh one of every scenario",
+        run: |checkout, _| sim::budget(checkout),
+    },
     Step { name: "doc-tests", does: "the code in doc comments and in README.md", run: doc_tests },
 ];
 

@@ -97,8 +97,9 @@ fn main() -> ExitCode {
 }
 
 fn find(name: &str) -> Result<&'static Scenario, String> {
-    scenarios::find(name)
-        .ok_or_else(|| format!("no scenario is called {name:?}; `cargo xtask sim --list` shows all"))
+    scenarios::find(name).ok_or_else(|| {
+        format!("no scenario is called {name:?}; `cargo xtask sim --list` shows all")
+    })
 }
 
 fn jobs(arguments: &Arguments) -> Result<Vec<Job>, String> {
@@ -106,7 +107,8 @@ fn jobs(arguments: &Arguments) -> Result<Vec<Job>, String> {
         Some(name) => vec![find(name)?],
         None => scenarios::ALL.iter().collect(),
     };
-    let play = |scenario: &Scenario, seed| Play { seed, steps: arguments.steps.unwrap_or(scenario.steps) };
+    let play =
+        |scenario: &Scenario, seed| Play { seed, steps: arguments.steps.unwrap_or(scenario.steps) };
     let mut jobs = Vec::new();
     if let Some(path) = &arguments.offenders {
         jobs.extend(offenders(path)?);
@@ -120,7 +122,8 @@ fn jobs(arguments: &Arguments) -> Result<Vec<Job>, String> {
         jobs.extend(fresh.map(|seed| (*scenario, play(scenario, seed))));
     }
     // Seed by seed over all scenarios: an interrupted sweep has seen something of each.
-    let seeds = arguments.seeds.unwrap_or(u64::from(arguments.seed.is_none() && fresh.is_none()));
+    let alone = u64::from(arguments.seed.is_none() && fresh.is_none());
+    let seeds = arguments.seeds.unwrap_or(alone);
     for seed in arguments.from..arguments.from.saturating_add(seeds) {
         jobs.extend(chosen.iter().map(|scenario| (*scenario, play(scenario, seed))));
     }

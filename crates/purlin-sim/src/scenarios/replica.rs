@@ -148,11 +148,18 @@ fn readable(node: &Node, key: &Key) -> BTreeSet<Op> {
         }
         Family::Element => {
             let there = cell(node, family, "elements");
-            there.iter().filter(|cell| cell.contains(name.as_bytes())).map(|_| number(name.as_bytes())).collect()
+            there
+                .iter()
+                .filter(|cell| cell.contains(name.as_bytes()))
+                .map(|_| number(name.as_bytes()))
+                .collect()
         }
         Family::SharedField | Family::OwnField => {
             let there = cell(node, family, field_map(family));
-            there.iter().filter_map(|cell| Some(number(&cell.field(name.as_bytes())?.value))).collect()
+            there
+                .iter()
+                .filter_map(|cell| Some(number(&cell.field(name.as_bytes())?.value)))
+                .collect()
         }
         Family::Entry => {
             // The map shows the latest write; those that lost against it are under its key.
@@ -290,7 +297,9 @@ impl Book {
             return Err(world.failure(what));
         }
         // What was read before a write is older than the write, whatever the clocks say.
-        let newer = seen.iter().find(|seen| at.is_some() && at <= self.lines.get(**seen).and_then(|line| line.at));
+        let newer = seen
+            .iter()
+            .find(|seen| at.is_some() && at <= self.lines.get(**seen).and_then(|line| line.at));
         if let Some(newer) = newer {
             let before = self.lines[*newer].at;
             let what = format!(
@@ -314,8 +323,8 @@ impl Book {
         let life = self.lives[host];
         let is_flag = family == Family::Flag;
         let covered = |line: &Line| {
-            let same_set = (line.did.key.0 == Family::Flag) == is_flag
-                && line.did.key.0 != Family::Ephemeral;
+            let same_set =
+                (line.did.key.0 == Family::Flag) == is_flag && line.did.key.0 != Family::Ephemeral;
             line.host == host && line.life == life && same_set
         };
         let lines = self.lines.iter().enumerate().filter(|(_, line)| covered(line));
@@ -353,13 +362,13 @@ impl Book {
             let key = &line.did.key;
             let shown = visible.entry(key.clone()).or_insert_with(|| {
                 let running = world.running();
-                let shown = running.iter().filter_map(|host| world.at(host, |node| readable(node, key)));
+                let shown =
+                    running.iter().filter_map(|host| world.at(host, |node| readable(node, key)));
                 shown.flatten().collect::<BTreeSet<Op>>()
             });
             // Shown, or put an end to by something that is shown.
             let is_there = line.did.wrote
-                && (shown.contains(&op)
-                    || shown.iter().any(|later| self.ended_by(op, *later)));
+                && (shown.contains(&op) || shown.iter().any(|later| self.ended_by(op, *later)));
             self.lines[op].did.may_be_missing = !is_there;
         }
     }
@@ -377,9 +386,9 @@ impl Book {
         let of = |wanted: Concurrent| {
             let dids = self.lines.iter().map(|line| line.did.clone()).collect::<Vec<_>>();
             let keys: BTreeSet<Key> = dids.iter().map(|did| did.key.clone()).collect();
-            let keys = keys.into_iter().filter(|(family, _)| {
-                *family != Family::Counter && family.concurrent() == wanted
-            });
+            let keys = keys
+                .into_iter()
+                .filter(|(family, _)| *family != Family::Counter && family.concurrent() == wanted);
             let mut read = BTreeMap::new();
             for key in keys {
                 let ops = world.at(name, |node| readable(node, &key)).unwrap_or_default();
@@ -409,7 +418,9 @@ impl Book {
             }
         }
         for (counter, (least, most)) in bounds {
-            let count = world.at(name, |node| node.crdt().get(counter.as_bytes()).map_or(0, |cell| cell.count()));
+            let count = world.at(name, |node| {
+                node.crdt().get(counter.as_bytes()).map_or(0, |cell| cell.count())
+            });
             let count = count.unwrap_or_default();
             if count < least || count > most {
                 return Err(format!("{counter} shows {count}, which is not {least} to {most}"));
