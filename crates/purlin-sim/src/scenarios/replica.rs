@@ -200,7 +200,7 @@ fn write(node: &Node, key: &Key, op: Op, adds: i64) -> Result<Wrote, StateError>
             Some(crdt.put_field(field_map(*family), name.clone(), value)?)
         }
         Family::Entry => Some(crdt.map("entries")?.put(name, value)?),
-        Family::Member => Some(crdt.set("members")?.insert(name)?),
+        Family::Member => crdt.set("members")?.insert(name).map(|()| None)?,
         Family::Counter => crdt.add(name.clone(), adds).map(|_| None)?,
         Family::Ephemeral => Some(node.ephemeral().put(name.clone(), value, None)?),
         Family::Flag => {
