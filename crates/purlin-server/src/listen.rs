@@ -50,10 +50,12 @@ pub(crate) async fn run(
     loop {
         // At the bound new connections wait in the kernel's backlog: nobody here is evicted.
         let permit = tokio::select! {
+            biased;
             () = closing.cancelled() => return,
             permit = Arc::clone(&room).acquire_owned() => permit.expect("the semaphore is never closed"),
         };
         let accepted = tokio::select! {
+            biased;
             () = closing.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
@@ -71,6 +73,7 @@ pub(crate) async fn run(
         open.spawn(async move {
             metrics::gauge!("purlin_server_connections").increment(1.0);
             tokio::select! {
+                biased;
                 () = serving => {}
                 () = cut.cancelled() => tracing::debug!(%peer, "an HTTP connection was cut at shutdown"),
             }
@@ -108,6 +111,7 @@ fn serve_connection(
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
+            biased;
             ended = connection.as_mut() => ended,
             () = closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();

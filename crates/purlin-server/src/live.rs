@@ -59,8 +59,9 @@ async fn sample(app: Arc<App>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            biased;
             () = app.closing.cancelled() => return,
+            _ = ticks.tick() => {}
         }
         if app.sampler.is_over() {
             app.sampler.samples.send_replace(None);
@@ -147,6 +148,8 @@ impl Source for LiveSource {
         self.reader.write(frames, Some("event"));
         while frames.is_empty() {
             tokio::select! {
+                // None of these comes so often that another has to wait.
+                biased;
                 _ = self.views.changed() => {}
                 changed = self.flags.recv() => {
                     // Missed ones count like any other: the console reads the flags again.

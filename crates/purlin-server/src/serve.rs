@@ -119,6 +119,7 @@ impl Bound {
 
 async fn note_members(app: Arc<App>) {
     tokio::select! {
+        biased;
         () = app.closing.cancelled() => {}
         () = app.host.note_members() => {}
     }
@@ -133,6 +134,7 @@ async fn keep_metrics_small(
 ) {
     loop {
         tokio::select! {
+            biased;
             () = closing.cancelled() => return,
             () = tokio::time::sleep(telemetry::UPKEEP) => recorder.run_upkeep(),
         }

@@ -185,8 +185,10 @@ async fn publish_lines(
     let mut chunks = body.into_data_stream();
     loop {
         let chunk = tokio::select! {
-            chunk = chunks.next() => chunk,
+            // First: a sender that never pauses must not hold up the end.
+            biased;
             () = app.closing.cancelled() => return Err(stopping(tally.published)),
+            chunk = chunks.next() => chunk,
         };
         let cut = match chunk {
             Some(Ok(chunk)) => cutter.feed(chunk, &mut lines),
