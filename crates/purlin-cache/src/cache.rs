@@ -4,7 +4,10 @@ use std::{
     error::Error,
     fmt,
     marker::PhantomData,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,16 +15,20 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::RwLock;
 use purlin_cluster::Selector;
-use purlin_core::Outcome;
+use purlin_core::{HlcTimestamp, Instant, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::broadcast::Receiver;
 
 use crate::{
     caches::Inner,
     config::{CacheConfig, KEY_BYTES_MAX, Kind},
-    entry::{Answer, Change, Entry, Held, Life},
+    copies::Copies,
+    entry::{Answer, Change, Entry, Held, Life, number},
     error::{CacheError, LoadError},
+    events::CacheEvent,
     flight::{Flights, Landed, Ticket},
     invalidation::Invalidation,
+    partitioned::LaterOne,
     replicated::Index,
     stats::{CacheStats, Counts, count},
     store::Store,
@@ -37,6 +44,10 @@ pub(crate) struct Core {
     pub(crate) flights: Arc<Flights>,
     /// Whether this program opened it, and not only another node.
     pub(crate) is_ours: AtomicBool,
+    /// Partitioned: copies of what other nodes hold.
+    pub(crate) copies: OnceLock<Copies>,
+    /// Partitioned: somebody keeps copies, and is told of writes.
+    pub(crate) is_copied: AtomicBool,
 }
 
 /// Where a cache's entries are on this node.
@@ -60,6 +71,8 @@ impl Core {
             place,
             flights: Arc::default(),
             is_ours: AtomicBool::new(is_ours),
+            copies: OnceLock::new(),
+            is_copied: AtomicBool::new(false),
         }
     }
 
@@ -67,6 +80,7 @@ impl Core {
         let config = self.config.read();
         let mut stats = self.counts.stats(&self.name, config.kind);
         stats.bytes_max = config.bytes_max;
+        stats.near_bytes = self.copies.get().map_or(0, Copies::bytes);
         (stats.entries, stats.bytes) = match &self.place {
             Place::Store(store) => (store.len(), store.bytes()),
             Place::Replicated(index) => (index.len(), index.bytes()),
@@ -107,6 +121,13 @@ impl fmt::Debug for RawCache {
         write!(f, "{:?} cache {}", self.kind(), self.name())
     }
 }
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What becomes of an entry, and what the caller is told.
+type Decided = (Option<Entry>, Answer);
 
 /// What a reader finds.
 enum Found {
@@ -241,9 +262,26 @@ impl RawCache {
             Found::Fresh(value) => value,
             Found::Stale(_) | Found::Nothing => None,
         };
-        let counts = &self.core.counts;
-        count(if value.is_some() { &counts.hits } else { &counts.misses });
+        self.saw(&key, value.is_some());
         Ok(value)
+    }
+
+    /// Counts a read, and tells of it.
+    fn saw(&self, key: &Bytes, is_hit: bool) {
+        let counts = &self.core.counts;
+        count(if is_hit { &counts.hits } else { &counts.misses });
+        counts.events.tell(|| {
+            let key = key.clone();
+            if is_hit { CacheEvent::Hit(key) } else { CacheEvent::Miss(key) }
+        });
+    }
+
+    /// What happens from now on: reads through this node, and entries this node pushes out or
+    /// sweeps. A watcher more than [`EVENTS_KEPT`](crate::events::EVENTS_KEPT) behind is told how
+    /// many it missed.
+    #[must_use]
+    pub fn watch(&self) -> Receiver<CacheEvent> {
+        self.core.counts.events.watch()
     }
 
     /// Several at once, in the order of the keys; each as [`RawCache::get`].
@@ -304,13 +342,15 @@ impl RawCache {
 
     async fn write(&self, key: Bytes, entry: Entry) -> Result<(), CacheError> {
         match (self.kind(), self.store()) {
-            (Kind::Partitioned, _) => self.spread(&key, entry).await,
+            (Kind::Partitioned, _) => self.spread(&key, entry, LaterOne::IsReplaced).await,
             (Kind::Near, Some(store)) => {
+                self.core.flights.spoil(&key);
                 self.tell_of(Some(&key), &entry)?;
                 store.set(key, entry);
                 Ok(())
             }
             (_, Some(store)) => {
+                self.core.flights.spoil(&key);
                 store.set(key, entry);
                 Ok(())
             }
@@ -330,7 +370,9 @@ impl RawCache {
     ///
     /// # Guarantees
     /// Decided on one node: for a partitioned cache by the key's first owner, otherwise by this
-    /// one. Two nodes may both succeed on a near or replicated cache, or on the sides of a cut.
+    /// one. Two nodes may both succeed on a near or replicated cache, on the sides of a cut, and
+    /// while the members change: until all have heard of it, two nodes take themselves for the
+    /// first owner.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown.
@@ -368,7 +410,7 @@ impl RawCache {
     /// As [`RawCache::put`]. Guarantees and cancel safety as [`RawCache::put_new`].
     pub async fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, CacheError> {
         count(&self.core.counts.removes);
-        Ok(self.change(key.as_ref(), Change::Take).await?.taken)
+        Ok(self.change(key.as_ref(), Change::Take).await?.value)
     }
 
     /// Gives the value under `key` a new TTL from now; whether there is one.
@@ -381,9 +423,52 @@ impl RawCache {
         ttl: impl Into<Ttl>,
     ) -> Result<bool, CacheError> {
         let life = self.life(ttl.into());
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let change = Change::Touch { ttl_ms: life.ttl.map(ms), stale_ms: ms(life.stale_for) };
+        let (ttl_ms, stale_ms) = (life.ttl.map(millis), millis(life.stale_for));
+        let change = Change::Touch { ttl_ms, stale_ms };
         Ok(self.change(key.as_ref(), change).await?.done)
+    }
+
+    /// Adds `by` to the number under `key`, decimal text, and gives the sum. Nothing there is 0, and
+    /// then `ttl` counts from now; a number that is there keeps its own.
+    ///
+    /// # Errors
+    /// [`CacheError::NotANumber`], [`CacheError::Overflow`]; otherwise as [`RawCache::put`], but
+    /// after [`Outcome::Unknown`] doing it again may count twice. Guarantees and cancel safety as
+    /// [`RawCache::put_new`].
+    pub async fn incr(
+        &self,
+        key: impl AsRef<[u8]>,
+        by: i64,
+        ttl: impl Into<Ttl>,
+    ) -> Result<i64, CacheError> {
+        let life = self.life(ttl.into());
+        count(&self.core.counts.writes);
+        let (ttl_ms, stale_ms) = (life.ttl.map(millis), millis(life.stale_for));
+        let answer = self.change(key.as_ref(), Change::Add { by, ttl_ms, stale_ms }).await?;
+        let value = answer.value.unwrap_or_default();
+        match (number(&value), answer.done) {
+            (Some(sum), true) => Ok(sum),
+            (Some(number), false) => Err(CacheError::Overflow { number, by }),
+            (None, _) => Err(CacheError::NotANumber { bytes: value.len() }),
+        }
+    }
+
+    /// What becomes of `existing`, twice: for the store, and with the answer for the caller. To be
+    /// called while nobody else changes the key: of two changes the second must have the later
+    /// version, or the first would replace it elsewhere.
+    pub(crate) fn decide_now(
+        &self,
+        change: &Change,
+        existing: Option<&Entry>,
+        now: Instant,
+    ) -> (Option<Entry>, Result<Decided, CacheError>) {
+        match self.node.stamp() {
+            Ok(version) => {
+                let (next, answer) = change.decide(existing, version, now);
+                (next.clone(), Ok((next, answer)))
+            }
+            Err(error) => (None, Err(error)),
+        }
     }
 
     async fn change(&self, key: &[u8], change: Change) -> Result<Answer, CacheError> {
@@ -393,8 +478,7 @@ impl RawCache {
         if kind == Kind::Partitioned {
             return self.change_at_owner(&key, change).await;
         }
-        let (version, now, lease) =
-            (self.node.stamp()?, self.node.now(), self.core.config.read().lease);
+        let (now, lease) = (self.node.now(), self.core.config.read().lease);
         if kind == Kind::Near {
             self.node.neighbours.may_write()?;
         }
@@ -403,9 +487,11 @@ impl RawCache {
         };
         let is_touch = matches!(change, Change::Touch { .. });
         let (changed, answer) = store.update(key.clone(), |existing| {
-            let (next, answer) = change.decide(existing.filter(trusts), version, now);
-            (next.clone(), (next, answer))
-        });
+            self.decide_now(&change, existing.filter(trusts), now)
+        })?;
+        if changed.is_some() {
+            self.core.flights.spoil(&key);
+        }
         // A longer life here is nobody else's concern.
         if kind == Kind::Near
             && !is_touch
@@ -464,20 +550,37 @@ impl RawCache {
     /// Forgets what is here now.
     pub(crate) fn clear_here(&self) -> Result<(), CacheError> {
         let version = self.node.stamp()?;
-        if let Some(store) = self.store() {
-            store.clear(version);
+        if let Some(copies) = self.core.copies.get() {
+            copies.change_all();
         }
-        Ok(())
+        let Some(store) = self.store() else { return Ok(()) };
+        self.write_telling(None, version, || (store.clear(version), true))
+    }
+
+    /// Changes what is held here of a partitioned cache, and tells those who keep copies if there
+    /// are any and `change` says that it was news.
+    pub(crate) fn write_telling<R>(
+        &self,
+        key: Option<&Bytes>,
+        version: HlcTimestamp,
+        change: impl FnOnce() -> (R, bool),
+    ) -> Result<R, CacheError> {
+        if !self.core.is_copied.load(Ordering::Relaxed) {
+            return Ok(change().0);
+        }
+        let cache = self.core.name.clone();
+        self.node.write_and_tell(Invalidation { cache, key: key.cloned(), version }, change)
     }
 
     async fn clear_everywhere(&self) -> Result<(), CacheError> {
         self.clear_here()?;
+        let Some(peers) = self.node.peers() else { return Ok(()) };
         let (spec, within) = {
             let config = self.core.config.read();
             (Spec::of(&self.core.name, &config), config.within)
         };
         let message = (spec, self.node.stamp()?);
-        let ends = self.node.rpc.multi_call(&Selector::all(), CLEAR, &message, within).await;
+        let ends = peers.rpc.multi_call(&Selector::all(), CLEAR, &message, within).await;
         let wanted = ends.len() + 1;
         let failed: Vec<String> = ends
             .iter()
@@ -530,7 +633,7 @@ impl RawCache {
         let counts = &self.core.counts;
         match self.judge(entry.as_deref()) {
             Found::Fresh(value) => {
-                count(&counts.hits);
+                self.saw(&key, true);
                 Ok(value)
             }
             Found::Stale(value) => {
@@ -539,7 +642,7 @@ impl RawCache {
                 Ok(Some(value))
             }
             Found::Nothing => {
-                count(&counts.misses);
+                self.saw(&key, false);
                 let ticket = self.fly(&key, entry.as_deref(), load);
                 if !ticket.is_first {
                     count(&counts.loads_shared);
@@ -589,6 +692,7 @@ impl RawCache {
                     (Kind::Partitioned, _) => {
                         cache.fill_owners(&for_key, &entry, How::IfStill { seen, began }).await;
                     }
+                    (_, Some(_)) if spoiled.is_spoiled() => {}
                     (_, Some(store)) => drop(store.fill(for_key, entry)),
                     (_, None) => cache.fill_replicated(&for_key, &entry, in_set, &spoiled),
                 }
@@ -597,7 +701,7 @@ impl RawCache {
         })
     }
 
-    fn replicated_version(&self, key: &[u8]) -> Option<purlin_core::HlcTimestamp> {
+    fn replicated_version(&self, key: &[u8]) -> Option<HlcTimestamp> {
         self.store().is_none().then(|| self.replicated(key)).flatten().map(|entry| entry.version)
     }
 
@@ -791,6 +895,16 @@ impl<V: Serialize + DeserializeOwned> Cache<V> {
             Ok::<_, Box<dyn Error + Send + Sync>>(json)
         };
         Ok(self.decode(self.raw.get_or_load(key, encoded).await?))
+    }
+}
+
+impl Cache<i64> {
+    /// See [`RawCache::incr`], with the usual TTL.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn incr(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64, CacheError> {
+        self.raw.incr(key, by, Ttl::Usual).await
     }
 }
 

@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
-use purlin_cluster::{Cluster, DrainHook, MembersRpc, Stage, View, Why};
+use purlin_cluster::{Cluster, DrainHook, MemberCallError, MembersRpc, Selector, Stage, View, Why};
 use purlin_core::{Clock, Deadline, Hlc, HlcTimestamp, Instant, NodeId, NodeName, Rng};
 use purlin_net::rpc::{Rejection, ServeError};
 use purlin_replica::ReplicaSet;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::{
     cache::{Cache, Core, Place, RawCache},
     config::{CacheConfig, Kind, NAME_BYTES_MAX},
+    copies::Copies,
     error::CacheError,
     near::Neighbours,
     partitioned,
@@ -48,12 +49,12 @@ impl fmt::Debug for Caches {
 }
 
 pub(crate) struct Inner {
-    pub(crate) cluster: Cluster,
-    pub(crate) rpc: MembersRpc,
+    me: NodeId,
+    /// `None` on a node that stands alone.
+    peers: Option<Peers>,
     pub(crate) hlc: Arc<Hlc>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Mutex<Rng>,
-    pub(crate) state: ReplicaSet,
     pub(crate) placement: RwLock<Placement>,
     pub(crate) neighbours: Neighbours,
     /// Rings whenever the members that hold entries are others.
@@ -61,7 +62,25 @@ pub(crate) struct Inner {
     pub(crate) open: RwLock<BTreeMap<String, Arc<Core>>>,
 }
 
+/// The other members, and what is shared with them.
+pub(crate) struct Peers {
+    pub(crate) cluster: Cluster,
+    pub(crate) rpc: MembersRpc,
+    pub(crate) state: ReplicaSet,
+}
+
 impl Caches {
+    /// Caches of a node without a cluster: every kind is kept here, so that the same program runs
+    /// later among others.
+    #[must_use]
+    pub fn on_one_node(me: NodeId, hlc: Arc<Hlc>, clock: Arc<dyn Clock>, rng: Rng) -> Self {
+        let alone = Host { node: me.clone(), zone: None };
+        let inner = Inner::new(me, None, hlc, clock, rng);
+        inner.placement.write().hosts(vec![alone], inner.now());
+        inner.neighbours.members(std::iter::empty(), inner.now());
+        Self { inner: Arc::new(inner) }
+    }
+
     /// Caches among the members of `cluster`. `state` is a replica set of their own, for
     /// replicated caches. Once per node, before it is told to others; inside its runtime.
     ///
@@ -76,27 +95,18 @@ impl Caches {
         rng: Rng,
     ) -> Result<Self, ServeError> {
         let me = cluster.node().clone();
-        let placement = Placement::new(me.name.clone(), clock.now());
-        let inner = Arc::new(Inner {
-            placement: RwLock::new(placement),
-            neighbours: Neighbours::new(me.incarnation.0),
-            rehoused: Notify::new(),
-            open: RwLock::new(BTreeMap::new()),
-            rng: Mutex::new(rng),
-            cluster,
-            rpc,
-            hlc,
-            clock,
-            state,
-        });
-        inner.look(&inner.cluster.view());
-        serve(&inner)?;
-        inner.cluster.on_drain(Arc::new(HandOver(Arc::downgrade(&inner))));
-        inner.cluster.on_drain(Arc::new(Farewell(Arc::downgrade(&inner))));
-        tokio::spawn(follow_members(Arc::downgrade(&inner)));
+        // Before the first look: what changes between the two would never be heard of.
+        let (views, changes) = (cluster.watch(), state.watch());
+        let peers = Peers { cluster: cluster.clone(), rpc: rpc.clone(), state };
+        let inner = Arc::new(Inner::new(me, Some(peers), hlc, clock, rng));
+        inner.look(&cluster.view());
+        serve(&inner, &rpc)?;
+        cluster.on_drain(Arc::new(HandOver(Arc::downgrade(&inner))));
+        cluster.on_drain(Arc::new(Farewell(Arc::downgrade(&inner))));
+        tokio::spawn(follow_members(Arc::downgrade(&inner), views));
         tokio::spawn(partitioned::keep_in_place(Arc::downgrade(&inner)));
         tokio::spawn(crate::near::keep_asking(Arc::downgrade(&inner)));
-        tokio::spawn(replicated::follow(Arc::downgrade(&inner)));
+        tokio::spawn(replicated::follow(Arc::downgrade(&inner), changes));
         Ok(Self { inner })
     }
 
@@ -148,10 +158,30 @@ impl Caches {
         Ok(RawCache::new(Arc::clone(&self.inner), Arc::new(core)))
     }
 
+    /// Who may hold entries, as this node sees it: the reachable members that do not leave.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<NodeId> {
+        self.inner.placement.read().present().map(|host| host.node.clone()).collect()
+    }
+
     /// All caches open here, by name.
     #[must_use]
     pub fn stats(&self) -> Vec<CacheStats> {
-        self.inner.open.read().values().map(|core| core.stats()).collect()
+        stats_of(&self.inner)
+    }
+
+    /// All caches of all members that answer `within`, this node's included, by node.
+    pub async fn stats_everywhere(
+        &self,
+        within: Duration,
+    ) -> Vec<(NodeId, Result<Vec<CacheStats>, MemberCallError>)> {
+        let mut all = vec![(self.inner.me().clone(), Ok(self.stats()))];
+        if let Some(peers) = self.inner.peers() {
+            let reachable = Selector::all();
+            all.extend(peers.rpc.multi_call(&reachable, wire::STATS, &(), within).await);
+        }
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     /// Publishes the counts of all caches as metrics; call it now and then, for instance at every
@@ -164,8 +194,47 @@ impl Caches {
 }
 
 impl Inner {
+    fn new(
+        me: NodeId,
+        peers: Option<Peers>,
+        hlc: Arc<Hlc>,
+        clock: Arc<dyn Clock>,
+        rng: Rng,
+    ) -> Self {
+        Self {
+            placement: RwLock::new(Placement::new(me.name.clone(), clock.now())),
+            neighbours: Neighbours::new(me.incarnation.0),
+            rehoused: Notify::new(),
+            open: RwLock::new(BTreeMap::new()),
+            rng: Mutex::new(rng),
+            me,
+            peers,
+            hlc,
+            clock,
+        }
+    }
+
     pub(crate) fn me(&self) -> &NodeId {
-        self.cluster.node()
+        &self.me
+    }
+
+    /// The other members, if this node has any.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
+    }
+
+    /// Calls to the other members.
+    pub(crate) fn rpc(&self) -> &MembersRpc {
+        &self.peers.as_ref().expect("a node alone places and tells nothing elsewhere").rpc
+    }
+
+    /// The set of replicated caches.
+    pub(crate) fn state(&self) -> &ReplicaSet {
+        &self.peers.as_ref().expect("a node alone keeps replicated caches in a store").state
+    }
+
+    fn is_draining(&self) -> bool {
+        self.peers.as_ref().is_some_and(|peers| peers.cluster.is_draining())
     }
 
     pub(crate) fn now(&self) -> Instant {
@@ -197,10 +266,11 @@ impl Inner {
                 && Spec::of(name, &there) == Spec::of(name, &config)
                 && there.ttl.is_none();
             drop(there);
-            if !holds_alike || core.is_ours.load(std::sync::atomic::Ordering::Relaxed) {
+            if !holds_alike || core.is_ours.load(Ordering::Relaxed) {
                 return Err(CacheError::Differs(name.to_owned()));
             }
-            core.is_ours.store(true, std::sync::atomic::Ordering::Relaxed);
+            core.is_ours.store(true, Ordering::Relaxed);
+            self.prepare_copies(core, &config);
             *core.config.write() = config;
             return Ok(Arc::clone(core));
         }
@@ -210,28 +280,41 @@ impl Inner {
         if config.kind == Kind::Near {
             self.neighbours.lease(config.lease);
         }
-        let core = Arc::new(self.core(name, config, is_ours));
+        let core = Arc::new(self.core(name, config.clone(), is_ours));
+        self.prepare_copies(&core, &config);
         open.insert(name.to_owned(), Arc::clone(&core));
         Ok(core)
     }
 
     fn core(&self, name: &str, config: CacheConfig, is_ours: bool) -> Core {
         let counts = Arc::default();
-        let place = match config.kind {
-            Kind::Local | Kind::Near | Kind::Partitioned => Place::Store(Store::new(
-                config.bytes_max,
-                Arc::clone(&self.clock),
-                Arc::clone(&counts),
-            )),
-            Kind::Replicated => Place::Replicated(replicated::Index::of(name, &self.state)),
+        let place = match (config.kind, &self.peers) {
+            (Kind::Replicated, Some(peers)) => {
+                Place::Replicated(replicated::Index::of(name, &peers.state))
+            }
+            (Kind::Local | Kind::Near | Kind::Partitioned | Kind::Replicated, _) => Place::Store(
+                Store::new(config.bytes_max, Arc::clone(&self.clock), Arc::clone(&counts)),
+            ),
         };
         Core::new(name, config, counts, place, is_ours)
+    }
+
+    fn prepare_copies(&self, core: &Core, config: &CacheConfig) {
+        if config.has_copies() {
+            self.neighbours.lease(config.lease);
+            core.is_copied.store(true, Ordering::Relaxed);
+            core.copies.get_or_init(|| {
+                let (clock, counts) = (Arc::clone(&self.clock), Arc::clone(&core.counts));
+                Copies::new(Store::new(config.near_bytes_max, clock, counts))
+            });
+        }
     }
 
     /// The partitioned cache another node asks for, if it is open here.
     fn asked_for(self: &Arc<Self>, spec: &Spec) -> Option<RawCache> {
         let core = self.open.read().get(&spec.name).cloned()?;
         let cache = RawCache::new(Arc::clone(self), core);
+        cache.heard_of_copies(spec);
         (cache.kind() == Kind::Partitioned).then_some(cache)
     }
 
@@ -243,7 +326,9 @@ impl Inner {
         if core.config.read().kind != Kind::Partitioned {
             return Err(Rejection::here(format!("cache {} is not partitioned here", spec.name)));
         }
-        Ok(RawCache::new(Arc::clone(self), core))
+        let cache = RawCache::new(Arc::clone(self), core);
+        cache.heard_of_copies(spec);
+        Ok(cache)
     }
 
     /// Takes in who the members are now.
@@ -276,6 +361,10 @@ impl Inner {
     }
 }
 
+fn stats_of(inner: &Inner) -> Vec<CacheStats> {
+    inner.open.read().values().map(|core| core.stats()).collect()
+}
+
 fn check_name(name: &str) -> Result<(), CacheError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(fits) {
@@ -284,11 +373,10 @@ fn check_name(name: &str) -> Result<(), CacheError> {
     Ok(())
 }
 
-fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
+fn serve(inner: &Arc<Inner>, rpc: &MembersRpc) -> Result<(), ServeError> {
     let gone = || Rejection::here("this node has ended");
     let weak = Arc::downgrade(inner);
     let upgrade = move || Weak::upgrade(&weak).ok_or_else(gone);
-    let rpc = &inner.rpc;
     let node = upgrade.clone();
     rpc.serve(wire::GET, move |_, (spec, key)| {
         let found = node().map(|node| node.asked_for(&spec)?.held_here(&key));
@@ -297,7 +385,7 @@ fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
     let node = upgrade.clone();
     rpc.serve(wire::STORE, move |_, (spec, entries, how)| {
         let stored = node().and_then(|node| {
-            if node.cluster.is_draining() {
+            if node.is_draining() {
                 return Err(Rejection::here("this node is being drained"));
             }
             partitioned::take_in(&node.meant(&spec)?, entries, how)
@@ -312,7 +400,7 @@ fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
     let node = upgrade.clone();
     rpc.serve(wire::CHANGE, move |_, (spec, key, change)| {
         let cache = node().and_then(|node| {
-            if node.cluster.is_draining() {
+            if node.is_draining() {
                 return Err(Rejection::here("this node is being drained"));
             }
             node.meant(&spec)
@@ -333,6 +421,11 @@ fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
         std::future::ready(cleared)
     })?;
     let node = upgrade.clone();
+    rpc.serve(wire::STATS, move |_, ()| {
+        let stats = node().map(|node| stats_of(&node));
+        std::future::ready(stats)
+    })?;
+    let node = upgrade.clone();
     rpc.serve(wire::MISSED, move |context, question| {
         let told = node().map(|node| node.neighbours.asked(context.from, question, node.now()));
         std::future::ready(told)
@@ -344,8 +437,7 @@ fn serve(inner: &Arc<Inner>) -> Result<(), ServeError> {
     })
 }
 
-async fn follow_members(inner: Weak<Inner>) {
-    let Some(mut watch) = inner.upgrade().map(|inner| inner.cluster.watch()) else { return };
+async fn follow_members(inner: Weak<Inner>, mut watch: Watch) {
     loop {
         let changed = tokio::time::timeout(LOOK_EVERY, watch.changed()).await;
         let Some(inner) = inner.upgrade() else { return };
@@ -373,7 +465,9 @@ impl DrainHook for HandOver {
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
         Box::pin(async move {
             let Some(inner) = self.0.upgrade() else { return Ok(()) };
-            inner.look(&inner.cluster.view());
+            if let Some(peers) = inner.peers() {
+                inner.look(&peers.cluster.view());
+            }
             partitioned::hand_over(&inner, deadline).await
         })
     }

@@ -31,8 +31,9 @@ pub struct CacheConfig {
     /// Where its values are.
     pub kind: Kind,
     /// The most bytes it holds on each node, keys and [`crate::store::ENTRY_BYTES`] per entry
-    /// included. What is used least leaves first; nothing is refused for lack of room. Default
-    /// 64 MiB (guess).
+    /// included. What is used least leaves first; nothing is refused for lack of room. A
+    /// replicated cache exceeds it for the moment between the arrival of another node's write and
+    /// the removal of the oldest. Default 64 MiB (guess).
     pub bytes_max: u64,
     /// The largest value, refused beyond. At most [`VALUE_BYTES_LIMIT`], the default.
     pub value_bytes_max: usize,
@@ -61,9 +62,13 @@ pub struct CacheConfig {
     /// Partitioned: how many bytes a second a node sends when the members change. A drain does
     /// not wait for it. Default 64 MiB.
     pub move_bytes_per_second: u64,
-    /// Near: how long another node's write may stay unseen here when nothing gets through. Shorter
-    /// costs small calls: every node asks every other four times per lease. Default 2 s, at least
-    /// 200 ms.
+    /// Partitioned: how many bytes of copies a node keeps of values that others hold, in front of
+    /// them: a second read is local. 0, the default, for none. Such a copy may be as stale as in a
+    /// near cache.
+    pub near_bytes_max: u64,
+    /// Near, and copies in front of a partitioned cache: how long another node's write may stay
+    /// unseen here when nothing gets through. Shorter costs small calls: every node asks every
+    /// other four times per lease. Default 2 s, at least 200 ms.
     pub lease: Duration,
 }
 
@@ -92,6 +97,7 @@ impl CacheConfig {
             within: Duration::from_secs(2),
             hedge_after: Duration::from_millis(5),
             move_bytes_per_second: 64 << 20,
+            near_bytes_max: 0,
             lease: Duration::from_secs(2),
         }
     }
@@ -141,6 +147,19 @@ impl CacheConfig {
         self
     }
 
+    /// With so many bytes of copies on each node, in front of a partitioned cache.
+    #[must_use]
+    pub fn near_bytes_max(mut self, bytes: u64) -> Self {
+        self.near_bytes_max = bytes;
+        self
+    }
+
+    /// Whether copies are kept in front of it.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        self.kind == Kind::Partitioned && self.near_bytes_max > 0
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
@@ -151,9 +170,16 @@ impl CacheConfig {
             let got = self.value_bytes_max;
             return refuse("value_bytes_max", format!("{got} is outside 1 to {VALUE_BYTES_LIMIT}"));
         }
-        if self.bytes_max < self.value_bytes_max as u64 + 4_096 {
-            let least = self.value_bytes_max as u64 + 4_096;
-            return refuse("bytes_max", format!("{} is below {least}: one value", self.bytes_max));
+        let least = self.value_bytes_max as u64 + 4_096;
+        let one_value = |bytes: u64| format!("{bytes} is below {least}: one value");
+        if self.bytes_max < least {
+            return refuse("bytes_max", one_value(self.bytes_max));
+        }
+        if self.near_bytes_max > 0 && self.kind != Kind::Partitioned {
+            return refuse("near_bytes_max", "is for partitioned caches".into());
+        }
+        if self.near_bytes_max > 0 && self.near_bytes_max < least {
+            return refuse("near_bytes_max", one_value(self.near_bytes_max));
         }
         if self.ttl_jitter_percent > 90 {
             return refuse("ttl_jitter_percent", format!("{} exceeds 90", self.ttl_jitter_percent));

@@ -160,6 +160,21 @@ pub enum Change {
         /// After that.
         stale_ms: u64,
     },
+    /// Adds to the number under the key, decimal text; nothing there is 0.
+    Add {
+        /// What is added.
+        by: i64,
+        /// If there was nothing: milliseconds until stale; `None` for no end.
+        ttl_ms: Option<u64>,
+        /// After that.
+        stale_ms: u64,
+    },
+}
+
+/// The number that a value is, if it is decimal text.
+#[must_use]
+pub fn number(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// What a [`Change`] did.
@@ -167,8 +182,8 @@ pub enum Change {
 pub struct Answer {
     /// Whether the condition held and the change was made.
     pub done: bool,
-    /// The value taken.
-    pub taken: Option<Bytes>,
+    /// The value taken; of an addition the sum, or what it could not be added to.
+    pub value: Option<Bytes>,
 }
 
 impl Change {
@@ -181,27 +196,87 @@ impl Change {
         now: Instant,
     ) -> (Option<Entry>, Answer) {
         let present = existing.filter(|entry| entry.has_fresh_value(now));
-        let done = Answer { done: true, taken: None };
-        let refused = (None, Answer { done: false, taken: None });
+        let done = Answer { done: true, value: None };
+        let refused = (None, Answer { done: false, value: None });
+        let life = |ttl_ms: Option<u64>, stale_ms| Life {
+            ttl: ttl_ms.map(Duration::from_millis),
+            stale_for: Duration::from_millis(stale_ms),
+        };
         let stamped = |packed: &Packed| Entry { version, ..packed.clone().unpack(now) };
         match (self, present) {
             (Self::PutNew(packed), None) | (Self::Replace(packed), Some(_)) => {
                 (Some(stamped(packed)), done)
             }
             (Self::Take, Some(entry)) => {
-                let taken = entry.value().cloned();
-                (Some(Entry::removed(version, now)), Answer { done: true, taken })
+                let value = entry.value().cloned();
+                (Some(Entry::removed(version, now)), Answer { done: true, value })
             }
             (&Self::Touch { ttl_ms, stale_ms }, Some(entry)) => {
-                let life = Life {
-                    ttl: ttl_ms.map(Duration::from_millis),
-                    stale_for: Duration::from_millis(stale_ms),
-                };
+                let life = life(ttl_ms, stale_ms);
                 let touched = Entry::new(version, entry.held.clone(), now, life);
                 (Some(Entry { known_at: entry.known_at, ..touched }), done)
             }
+            (&Self::Add { by, ttl_ms, stale_ms }, present) => {
+                let there = present.and_then(Entry::value);
+                let before = there.map_or(Some(0), |value| number(value));
+                let Some(sum) = before.and_then(|before| before.checked_add(by)) else {
+                    return (None, Answer { done: false, value: there.cloned() });
+                };
+                let value = Bytes::from(sum.to_string());
+                let held = Held::Value(value.clone());
+                let counted = match present {
+                    // Counting is no reason to live longer.
+                    Some(entry) => Entry { version, held, ..entry.clone() },
+                    None => Entry::new(version, held, now, life(ttl_ms, stale_ms)),
+                };
+                (Some(counted), Answer { done: true, value: Some(value) })
+            }
             (Self::PutNew(_), Some(_))
             | (Self::Replace(_) | Self::Take | Self::Touch { .. }, None) => refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use purlin_core::{Hlc, Incarnation, NodeId, NodeName, WallTime};
+
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_start(Duration::from_millis(ms))
+    }
+
+    fn version(ms: u64) -> HlcTimestamp {
+        let node = NodeId::new(NodeName::parse("n1").unwrap(), Incarnation(1));
+        Hlc::new(&node).now(WallTime::from_millis(ms)).unwrap()
+    }
+
+    fn added(existing: Option<&Entry>, by: i64, now: Instant) -> (Option<Entry>, Answer) {
+        let add = Change::Add { by, ttl_ms: Some(100), stale_ms: 0 };
+        add.decide(existing, version(9), now)
+    }
+
+    #[test]
+    fn an_addition_begins_at_nothing_and_keeps_the_end_that_was_set() {
+        let (first, answer) = added(None, 5, at(0));
+        assert_eq!((answer.done, answer.value), (true, Some("5".into())));
+        let (second, answer) = added(first.as_ref(), -7, at(60));
+        assert_eq!(answer.value.unwrap(), "-2");
+        assert_eq!(second.as_ref().unwrap().stale_at, Some(at(100)));
+        let (third, answer) = added(second.as_ref(), 1, at(100));
+        assert_eq!(answer.value.unwrap(), "1", "what has ended counts as nothing");
+        assert_eq!(third.unwrap().stale_at, Some(at(200)));
+    }
+
+    #[test]
+    fn what_is_no_number_and_what_overflows_stays_as_it_is() {
+        for (there, by) in [("apples", 1), ("9223372036854775807", 1), ("", 1), ("1.5", 1)] {
+            let held = Held::Value(Bytes::from(there));
+            let entry = Entry::new(version(1), held, at(0), Life::default());
+            let (next, answer) = added(Some(&entry), by, at(1));
+            assert_eq!(next, None);
+            assert_eq!((answer.done, answer.value), (false, Some(Bytes::from(there))));
         }
     }
 }

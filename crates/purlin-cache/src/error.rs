@@ -40,6 +40,20 @@ pub enum CacheError {
         /// The bound.
         max: usize,
     },
+    /// The value under the key is no number in decimal text. Nothing was done.
+    #[error("the value of {bytes} bytes is no decimal number of 64 bits")]
+    NotANumber {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The sum does not fit 64 bits. Nothing was done.
+    #[error("{number} plus {by} exceeds 64 bits")]
+    Overflow {
+        /// What is there.
+        number: i64,
+        /// What was to be added.
+        by: i64,
+    },
     /// The node's clock refuses to stamp the write. Nothing was done.
     #[error(transparent)]
     Clock(#[from] HlcError),
@@ -77,6 +91,8 @@ impl CacheError {
             | Self::Config(_)
             | Self::Differs(_)
             | Self::TooManyCaches { .. }
+            | Self::NotANumber { .. }
+            | Self::Overflow { .. }
             | Self::Clock(_)
             | Self::Encode(_)
             | Self::Unreachable(_)
@@ -96,6 +112,8 @@ impl CacheError {
             | Self::Config(_)
             | Self::Differs(_)
             | Self::TooManyCaches { .. }
+            | Self::NotANumber { .. }
+            | Self::Overflow { .. }
             | Self::Encode(_) => Advice::GiveUp,
         }
     }

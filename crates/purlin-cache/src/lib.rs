@@ -10,23 +10,26 @@
 //! | [`Kind::Local`] | here | local | its TTL: nobody else is told |
 //! | [`Kind::Near`] | on every node that loaded it | local, tells the others | a round trip; at most [`CacheConfig::lease`] under a cut |
 //! | [`Kind::Partitioned`] | on [`CacheConfig::replicas`] nodes, by key | to all of them | nothing while connected; each side of a cut goes on |
+//! | with [`CacheConfig::near_bytes_max`] | also where it was read | to all of them, who tell the others | as a near cache |
 //! | [`Kind::Replicated`] | on every node | local, travels to all | a round trip; each side of a cut goes on |
 //!
 //! In reading order:
-//! - [`config`]: [`CacheConfig`]; [`error`]: what may go wrong; [`stats`]
+//! - [`config`]: [`CacheConfig`]; [`error`]: what may go wrong; [`stats`] and [`events`]
 //! - [`cache`]: [`Cache`], typed by serde, and [`RawCache`] below it
 //! - [`caches`]: [`Caches`], all caches of a node
 //! - [`entry`], [`store`]: what is kept, and the byte budget
 //! - [`flight`]: one load per key
 //! - [`placement`], [`coherence`], [`invalidation`]: the decisions, pure
-//! - `partitioned`, `near`, `replicated`: the shells around them; [`wire`]: what they say
+//! - `partitioned`, `copies`, `near`, `replicated`: the shells around them; [`wire`]: what they say
 
 pub mod cache;
 pub mod caches;
 pub mod coherence;
 pub mod config;
+mod copies;
 pub mod entry;
 pub mod error;
+pub mod events;
 pub mod flight;
 pub mod invalidation;
 mod near;
@@ -41,4 +44,5 @@ pub use cache::{Cache, RawCache};
 pub use caches::Caches;
 pub use config::{CacheConfig, ConfigError, Kind};
 pub use error::{CacheError, LoadError};
+pub use events::CacheEvent;
 pub use stats::CacheStats;

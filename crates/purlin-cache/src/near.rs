@@ -19,6 +19,7 @@ use crate::{
     caches::Inner,
     coherence::{Coherence, Trust},
     config::Kind,
+    entry::Entry,
     error::CacheError,
     invalidation::{Catchup, Invalidation, Log, Position},
     wire::{MISSED, Question, TOLD, Told},
@@ -43,6 +44,14 @@ pub(crate) struct Neighbours {
     /// The shortest lease of the near caches here, in nanoseconds; `u64::MAX` without any.
     lease_ns: AtomicU64,
     opened: Notify,
+    /// Held for writing by whoever says the last word of this node.
+    farewell: RwLock<()>,
+}
+
+/// A write in the log, and who is to hear of it.
+struct Recorded {
+    at: Position,
+    readers: Vec<NodeId>,
 }
 
 struct Reader {
@@ -60,6 +69,7 @@ impl Neighbours {
             readers: Mutex::new(BTreeMap::new()),
             lease_ns: AtomicU64::new(u64::MAX),
             opened: Notify::new(),
+            farewell: RwLock::new(()),
         }
     }
 
@@ -96,15 +106,35 @@ impl Neighbours {
         self.log.lock().since(question.at)
     }
 
+    /// Does `write`, which changes what others may have copies of, and records it as
+    /// `invalidation` if it did: both or neither before the last write of this node.
+    ///
+    /// # Errors
+    /// When this node leaves and has promised to write no more. Nothing was done.
+    fn write_and_record<R>(
+        &self,
+        invalidation: &Invalidation,
+        now: Instant,
+        write: impl FnOnce() -> (R, bool),
+    ) -> Result<(R, Option<Recorded>), CacheError> {
+        let _until_recorded = self.farewell.read();
+        self.may_write()?;
+        let (end, is_news) = write();
+        let recorded = is_news.then(|| {
+            self.record(invalidation, now).expect("no farewell while its lock is held for reading")
+        });
+        Ok((end, recorded))
+    }
+
     pub(crate) fn may_write(&self) -> Result<(), CacheError> {
         if self.log.lock().is_final() { Err(no_more_writes()) } else { Ok(()) }
     }
 
-    fn record(&self, write: &Invalidation, now: Instant) -> Option<(Position, Vec<NodeId>)> {
+    fn record(&self, write: &Invalidation, now: Instant) -> Option<Recorded> {
         let at = self.log.lock().record(write.clone())?;
         let mut readers = self.readers.lock();
         readers.retain(|_, reader| now < reader.until);
-        Some((at, readers.keys().cloned().collect()))
+        Some(Recorded { at, readers: readers.keys().cloned().collect() })
     }
 }
 
@@ -118,16 +148,36 @@ impl Inner {
     /// # Errors
     /// When this node leaves and has promised to write no more.
     pub(crate) fn tell(&self, write: Invalidation) -> Result<(), CacheError> {
-        let (at, readers) =
-            self.neighbours.record(&write, self.now()).ok_or_else(no_more_writes)?;
+        let recorded = self.neighbours.record(&write, self.now()).ok_or_else(no_more_writes)?;
+        self.spread_word(recorded, write);
+        Ok(())
+    }
+
+    /// Changes what this node holds of the key of `write`, and tells whoever may have a copy when
+    /// that was news.
+    ///
+    /// # Errors
+    /// As [`Inner::tell`]; then nothing was done.
+    pub(crate) fn write_and_tell<R>(
+        &self,
+        write: Invalidation,
+        change: impl FnOnce() -> (R, bool),
+    ) -> Result<R, CacheError> {
+        let (end, recorded) = self.neighbours.write_and_record(&write, self.now(), change)?;
+        if let Some(recorded) = recorded {
+            self.spread_word(recorded, write);
+        }
+        Ok(end)
+    }
+
+    fn spread_word(&self, Recorded { at, readers }: Recorded, write: Invalidation) {
         let told = Told { at, write };
         for reader in readers {
             // Whom it does not reach finds it in the log when it asks again.
-            if let Err(error) = self.rpc.cast(&reader.name, TOLD, &told, CallOptions::default()) {
+            if let Err(error) = self.rpc().cast(&reader.name, TOLD, &told, CallOptions::default()) {
                 tracing::debug!(%reader, %error, "not told of a write");
             }
         }
-        Ok(())
     }
 
     /// A writer told of a write.
@@ -139,15 +189,19 @@ impl Inner {
     fn apply(&self, write: &Invalidation) {
         let core = self.open.read().get(&write.cache).cloned();
         let Some(core) = core else { return };
+        if let Some(copies) = core.copies.get() {
+            write.key.as_ref().map_or_else(|| copies.change_all(), |key| copies.change(key));
+        }
         let Place::Store(store) = &core.place else { return };
         if core.config.read().kind != Kind::Near {
             return;
         }
+        write.key.as_ref().map_or_else(|| core.flights.spoil_all(), |key| core.flights.spoil(key));
         // Whatever is here goes, whatever its version: versions go by clocks, and a copy too many
         // that goes costs a load, one that stays is the past.
         match (&write.key, self.stamp()) {
             (Some(key), Ok(version)) => {
-                store.set(key.clone(), crate::entry::Entry::removed(version, self.now()));
+                store.set(key.clone(), Entry::removed(version, self.now()));
             }
             (None, Ok(version)) => store.clear(version),
             (Some(_) | None, Err(error)) => {
@@ -162,7 +216,7 @@ impl Inner {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let within = lease / QUESTIONS_PER_LEASE;
         let question = Question { at, lease_ms };
-        match self.rpc.call(&writer.name, MISSED, &question, within).await {
+        match self.rpc().call(&writer.name, MISSED, &question, within).await {
             Ok(catchup) => {
                 let missed = {
                     let mut coherence = self.neighbours.coherence.lock();
@@ -207,7 +261,10 @@ pub(crate) async fn keep_asking(inner: Weak<Inner>) {
 
 /// Writes no more to near caches from here, and waits until every reader has asked since.
 pub(crate) async fn say_farewell(inner: &Arc<Inner>, deadline: Deadline) -> Result<(), String> {
-    inner.neighbours.log.lock().finish();
+    {
+        let _nobody_writes = inner.neighbours.farewell.write();
+        inner.neighbours.log.lock().finish();
+    }
     let finished_at = inner.now();
     let deadline = deadline.min(Deadline::after(finished_at, FAREWELL_WITHIN));
     loop {

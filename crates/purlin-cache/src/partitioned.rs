@@ -9,8 +9,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use purlin_cluster::MemberCallError;
-use purlin_core::{Deadline, HlcTimestamp, NodeName, Outcome};
-use purlin_net::{CallOptions, ChannelId, rpc::Rejection};
+use purlin_core::{Deadline, HlcTimestamp, Instant, NodeName, Outcome};
+use purlin_net::{
+    CallOptions, ChannelId,
+    rpc::{CallError, Rejection},
+};
 use purlin_ring::key_hash;
 
 use crate::{
@@ -48,7 +51,32 @@ fn by(bytes: usize, within: Duration) -> CallOptions {
 
 impl RawCache {
     fn spec(&self) -> Spec {
-        Spec::of(&self.core.name, &self.core.config.read())
+        let is_copied = self.core.is_copied.load(Ordering::Relaxed);
+        Spec { is_copied, ..Spec::of(&self.core.name, &self.core.config.read()) }
+    }
+
+    /// Whoever has no copies itself may still have to tell those who do.
+    pub(crate) fn heard_of_copies(&self, spec: &Spec) {
+        if spec.is_copied {
+            self.core.is_copied.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The copy kept here of what other nodes hold, while it is sure to miss no write older than
+    /// the lease.
+    fn copy_here(&self, key: &Bytes, now: Instant) -> Option<Arc<Entry>> {
+        let copy = self.core.copies.get()?.get(key, now)?;
+        let lease = self.core.config.read().lease;
+        let is_trusted = self.node.neighbours.covers(copy.known_at, lease, now);
+        count(if is_trusted { &self.core.counts.near_hits } else { &self.core.counts.distrusted });
+        is_trusted.then_some(copy)
+    }
+
+    /// The key changes through this node: no copy of before may be given out.
+    fn drop_copy(&self, key: &Bytes) {
+        if let Some(copies) = self.core.copies.get() {
+            copies.change(key);
+        }
     }
 
     /// What is kept here, as it travels. Keys out of bounds are simply not here.
@@ -58,7 +86,7 @@ impl RawCache {
     }
 
     async fn held_at(&self, name: NodeName, key: &Bytes, within: Duration) -> Asked {
-        let answer = self.node.rpc.call(&name, GET, &(self.spec(), key.clone()), within).await;
+        let answer = self.node.rpc().call(&name, GET, &(self.spec(), key.clone()), within).await;
         Asked { name, answer }
     }
 
@@ -79,6 +107,10 @@ impl RawCache {
             return Ok(here);
         }
         let is_mine = owners.contains(me);
+        if !is_mine && let Some(copy) = self.copy_here(key, now) {
+            return Ok(Some(copy));
+        }
+        let copies = self.core.copies.get().map(|copies| (copies, copies.note(key)));
         owners.retain(|owner| owner != me);
         self.nearest_first(&mut owners);
         let deadline = Deadline::after(now, config.within);
@@ -104,6 +136,10 @@ impl RawCache {
         let entry = packed.clone().unpack(node.now());
         if node.observe(entry.version).is_ok() && is_mine {
             self.store().map(|store| store.merge(key.clone(), entry.clone()).ok());
+        } else if let Some((copies, noted)) = copies
+            && entry.has_fresh_value(node.now())
+        {
+            copies.keep(key, Entry { known_at: now, ..entry.clone() }, noted);
         }
         self.repair(&missing_at, key, &packed);
         Ok(Some(Arc::new(entry)))
@@ -153,7 +189,8 @@ impl RawCache {
 
     /// Nodes of this zone first, then by round trip.
     fn nearest_first(&self, names: &mut [NodeName]) {
-        let view = self.node.cluster.view();
+        let Some(peers) = self.node.peers() else { return };
+        let view = peers.cluster.view();
         let zone = self.node.zone_of(&view, &self.node.me().name);
         names.sort_by_cached_key(|name| {
             let member = view.get(name);
@@ -165,9 +202,9 @@ impl RawCache {
     /// Gives owners that lack the entry a copy. Best effort: the next reader would do it again.
     fn repair(&self, missing_at: &[NodeName], key: &Bytes, packed: &Packed) {
         for name in missing_at {
-            let message = (self.spec(), vec![(key.clone(), packed.clone())], How::IfLater);
+            let message = (self.spec(), vec![(key.clone(), packed.clone())], How::Copy);
             let options = by(packed.value_bytes(), BATCH_WITHIN);
-            drop(self.node.rpc.cast(name, STORE, &message, options));
+            drop(self.node.rpc().cast(name, STORE, &message, options));
         }
     }
 
@@ -181,20 +218,29 @@ impl RawCache {
     ) -> Result<Option<HlcTimestamp>, MemberCallError> {
         let message = (self.spec(), vec![(key.clone(), packed.clone())], how);
         if name == &self.node.me().name {
-            return Ok(take_in(self, message.1, how).unwrap_or_default());
+            return take_in(self, message.1, how).map_err(|refusal| {
+                let text = refusal.text().to_owned();
+                MemberCallError::Call(CallError::Rejected { text, elsewhere: true })
+            });
         }
         let options = by(packed.value_bytes(), within);
-        self.node.rpc.call(name, STORE, &message, options).await
+        self.node.rpc().call(name, STORE, &message, options).await
     }
 
     /// Writes to all owners, again and again until all have confirmed or the time is over. The
     /// same version twice is the same write, so that trying again is always safe.
-    pub(crate) async fn spread(&self, key: &Bytes, mut entry: Entry) -> Result<(), CacheError> {
+    pub(crate) async fn spread(
+        &self,
+        key: &Bytes,
+        mut entry: Entry,
+        later_one: LaterOne,
+    ) -> Result<(), CacheError> {
         let node = &*self.node;
         let (within, replicas) = {
             let config = self.core.config.read();
             (config.within, config.replicas)
         };
+        self.drop_copy(key);
         let deadline = Deadline::after(node.now(), within);
         let attempt_within = (within / 4).max(Duration::from_millis(100));
         let mut confirmed: Vec<NodeName> = Vec::new();
@@ -212,7 +258,7 @@ impl RawCache {
             for (name, end) in missing.iter().zip(join_all(sent).await) {
                 match end {
                     Ok(None) => confirmed.push(name.clone()),
-                    // It was there before this write came, so this one is the later: say so.
+                    Ok(_) if later_one == LaterOne::Stays => confirmed.push(name.clone()),
                     Ok(version) => later = later.max(version),
                     Err(error) => {
                         may_be_elsewhere |= error.outcome() == Outcome::Unknown;
@@ -228,6 +274,8 @@ impl RawCache {
             }
             let present = node.placement.read().owners(key_hash(key), replicas);
             if !present.is_empty() && present.iter().all(|owner| confirmed.contains(owner)) {
+                // One that was read while the write was on its way.
+                self.drop_copy(key);
                 return Ok(());
             }
             if deadline.is_past(node.now()) {
@@ -279,7 +327,7 @@ impl RawCache {
                 Some(name) if name == node.me().name => return self.decide(key, change).await,
                 Some(name) => {
                     let message = (self.spec(), key.clone(), change.clone());
-                    match node.rpc.call(&name, CHANGE, &message, left).await {
+                    match node.rpc().call(&name, CHANGE, &message, left).await {
                         Ok(Some(answer)) => return Ok(answer),
                         Ok(None) => {
                             let (copies, wanted) = (1, replicas.get());
@@ -310,16 +358,24 @@ impl RawCache {
             // This node may own the key since a moment ago; then others have it.
             let _found = self.find(key).await?;
         }
-        let (version, now) = (self.node.stamp()?, self.node.now());
-        let (changed, answer) = store.update(key.clone(), |existing| {
-            let (next, answer) = change.decide(existing, version, now);
-            (next.clone(), (next, answer))
-        });
+        let now = self.node.now();
+        let (changed, answer) =
+            store.update(key.clone(), |existing| self.decide_now(&change, existing, now))?;
         if let Some(entry) = changed {
-            self.spread(key, entry).await?;
+            self.spread(key, entry, LaterOne::Stays).await?;
         }
         Ok(answer)
     }
+}
+
+/// What a write does that finds a later version where it arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaterOne {
+    /// It was there before this write came, so this one is the later in fact: it takes a later
+    /// version and replaces it.
+    IsReplaced,
+    /// This write was decided before the other, which has taken it into account or replaced it.
+    Stays,
 }
 
 struct Asked {
@@ -369,10 +425,25 @@ pub(crate) fn take_in(
         }
         cache.node.observe(packed.version())?;
         let entry = packed.unpack(now);
+        let version = entry.version;
+        // A copy from the time before this node held the key.
+        cache.drop_copy(&key);
+        let key_told = key.clone();
+        let refused = |error: CacheError| Rejection::here(error.to_string());
         match how {
-            How::IfLater => later = later.max(store.merge(key, entry).err()),
+            How::Copy => later = later.max(store.merge(key, entry).err()),
+            How::IfLater => {
+                let merged = cache.write_telling(Some(&key_told), version, || {
+                    let end = store.merge(key, entry);
+                    (end, end.is_ok())
+                });
+                later = later.max(merged.map_err(refused)?.err());
+            }
             How::IfStill { seen, began } => {
-                store.fill_from_elsewhere(key, entry, seen, began);
+                let filled = cache.write_telling(Some(&key_told), version, || {
+                    ((), store.fill_from_elsewhere(key, entry, seen, began))
+                });
+                filled.map_err(refused)?;
             }
         }
     }
@@ -533,7 +604,7 @@ impl RawCache {
             keys.iter().filter_map(|key| Some((key.clone(), store.get(key, now)?))).collect();
         let offered: Vec<_> = entries.iter().map(|(k, e)| (k.clone(), e.version)).collect();
         let options = CallOptions { channel: ChannelId::BULK, ..BATCH_WITHIN.into() };
-        let rpc = &self.node.rpc;
+        let rpc = self.node.rpc();
         let wanted = rpc.call(to, OFFER, &(self.spec(), offered), options).await?;
         let mut wanted = wanted
             .into_iter()
@@ -550,7 +621,7 @@ impl RawCache {
                 batch.push((key.clone(), packed));
             }
             let count = batch.len() as u64;
-            rpc.call(to, STORE, &(self.spec(), batch, How::IfLater), options).await?;
+            rpc.call(to, STORE, &(self.spec(), batch, How::Copy), options).await?;
             self.core.counts.moved.fetch_add(count, Ordering::Relaxed);
             sent += bytes;
         }

@@ -93,6 +93,11 @@ impl Placement {
         true
     }
 
+    /// The members that may hold entries now.
+    pub fn present(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter()
+    }
+
     /// Counts the changes of the members.
     #[must_use]
     pub fn turn(&self) -> u64 {

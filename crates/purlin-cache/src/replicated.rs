@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use purlin_core::HlcTimestamp;
 use purlin_replica::{Cell, Origin, ReplicaSet, StateError, WriteError};
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
     cache::{Place, RawCache},
@@ -141,7 +141,7 @@ impl RawCache {
     /// What is kept under `key` and which version of the set that is.
     pub(crate) fn replicated(&self, key: &[u8]) -> Option<Arc<Entry>> {
         let (now, wall) = (self.node.now(), self.node.clock.wall());
-        let cell = self.node.state.get(&self.index()?.full_key(key))?;
+        let cell = self.node.state().get(&self.index()?.full_key(key))?;
         let written = cell.register()?;
         let Ok(kept) = postcard::from_bytes::<Kept>(&written.value) else {
             count(&self.core.counts.undecodable);
@@ -184,10 +184,10 @@ impl RawCache {
         let (value, ttl) = self.kept(entry)?;
         self.make_room(weight(&full, value.len()));
         match expected {
-            None => self.node.state.put(full.clone(), value, ttl)?,
-            Some(expected) => self.node.state.put_if(full.clone(), value, ttl, expected)?,
+            None => self.node.state().put(full.clone(), value, ttl)?,
+            Some(expected) => self.node.state().put_if(full.clone(), value, ttl, expected)?,
         };
-        index.look_at(&full, &self.node.state);
+        index.look_at(&full, self.node.state());
         // Room was made for one; two writers at once may still have gone over.
         self.make_room(0);
         Ok(())
@@ -198,12 +198,12 @@ impl RawCache {
         let Some(index) = self.index() else { return };
         let bytes_max = self.core.config.read().bytes_max;
         while let Some(oldest) = index.in_excess(more, bytes_max) {
-            if let Err(error) = self.node.state.remove(oldest.clone()) {
+            if let Err(error) = self.node.state().remove(oldest.clone()) {
                 tracing::warn!(%error, cache = %self.core.name, "no room made");
                 return;
             }
             count(&self.core.counts.evictions);
-            index.look_at(&oldest, &self.node.state);
+            index.look_at(&oldest, self.node.state());
         }
     }
 
@@ -232,8 +232,8 @@ impl RawCache {
         let Some(index) = self.index() else { return Ok(()) };
         self.core.flights.spoil(key);
         let full = index.full_key(key);
-        self.node.state.remove(full.clone())?;
-        index.look_at(&full, &self.node.state);
+        self.node.state().remove(full.clone())?;
+        index.look_at(&full, self.node.state());
         Ok(())
     }
 
@@ -241,8 +241,8 @@ impl RawCache {
         let Some(index) = self.index() else { return Ok(()) };
         self.core.flights.spoil_all();
         for key in index.keys() {
-            self.node.state.remove(key.clone())?;
-            index.look_at(&key, &self.node.state);
+            self.node.state().remove(key.clone())?;
+            index.look_at(&key, self.node.state());
         }
         Ok(())
     }
@@ -279,8 +279,7 @@ impl RawCache {
 }
 
 /// Follows what other nodes write: sizes, budget, loads that are the past.
-pub(crate) async fn follow(inner: Weak<Inner>) {
-    let Some(mut changes) = inner.upgrade().map(|inner| inner.state.watch()) else { return };
+pub(crate) async fn follow(inner: Weak<Inner>, mut changes: Receiver<purlin_replica::Change>) {
     loop {
         let change = tokio::time::timeout(Duration::from_secs(1), changes.recv()).await;
         let Some(inner) = inner.upgrade() else { return };
@@ -293,7 +292,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                     cache.core.flights.spoil(&change.key[end + 1..]);
                 }
                 if let Some(index) = cache.index() {
-                    index.look_at(&change.key, &inner.state);
+                    index.look_at(&change.key, inner.state());
                     cache.make_room(0);
                 }
             }
@@ -302,7 +301,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 for cache in names.iter().filter_map(|name| cache(&inner, name)) {
                     if let Some(index) = cache.index() {
                         cache.core.flights.spoil_all();
-                        index.look_at_all(&inner.state);
+                        index.look_at_all(inner.state());
                         cache.make_room(0);
                     }
                 }

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::config::Kind;
+use crate::{config::Kind, events::Events};
 
 /// Counts of one cache on this node since it was opened, and what it holds now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Its name.
@@ -20,6 +20,10 @@ pub struct CacheStats {
     pub bytes: u64,
     /// The budget.
     pub bytes_max: u64,
+    /// Partitioned: bytes of copies held here in front of other nodes.
+    pub near_bytes: u64,
+    /// Partitioned: hits that such a copy served.
+    pub near_hits: u64,
     /// Reads that found a value.
     pub hits: u64,
     /// Reads that found none.
@@ -44,7 +48,7 @@ pub struct CacheStats {
     pub loads_shared: u64,
     /// Values that are not what the reader's type expects; they count as misses.
     pub undecodable: u64,
-    /// Near: entries not given out because a writer had not been heard in time.
+    /// Near, and copies in front of a partitioned cache: entries not given out because a writer had not been heard in time.
     pub distrusted: u64,
     /// Partitioned: second replicas asked because the first was slow.
     pub hedges: u64,
@@ -56,10 +60,23 @@ pub struct CacheStats {
     pub writes_incomplete: u64,
 }
 
+impl CacheStats {
+    /// The share of reads that found a value, stale ones included; `None` before the first.
+    #[must_use]
+    pub fn hit_rate(&self) -> Option<f64> {
+        let found = self.hits + self.stale_hits;
+        let reads = found + self.misses;
+        (reads > 0).then(|| as_f64(found) / as_f64(reads))
+    }
+}
+
 macro_rules! counts {
     ($($name:ident),* $(,)?) => {
         #[derive(Debug, Default)]
-        pub(crate) struct Counts { $(pub(crate) $name: AtomicU64),* }
+        pub(crate) struct Counts {
+            $(pub(crate) $name: AtomicU64,)*
+            pub(crate) events: Events,
+        }
 
         impl Counts {
             pub(crate) fn stats(&self, name: &str, kind: Kind) -> CacheStats {
@@ -69,6 +86,7 @@ macro_rules! counts {
                     entries: 0,
                     bytes: 0,
                     bytes_max: 0,
+                    near_bytes: 0,
                     $($name: self.$name.load(Ordering::Relaxed)),*
                 }
             }
@@ -78,6 +96,7 @@ macro_rules! counts {
             pub(crate) fn publish(&self) {
                 let name = self.name.clone();
                 metrics::gauge!("purlin_cache_bytes", "cache" => name.clone()).set(as_f64(self.bytes));
+                metrics::gauge!("purlin_cache_near_bytes", "cache" => name.clone()).set(as_f64(self.near_bytes));
                 metrics::gauge!("purlin_cache_entries", "cache" => name.clone()).set(as_f64(self.entries));
                 $(metrics::counter!(
                     concat!("purlin_cache_", stringify!($name), "_total"),
@@ -89,6 +108,7 @@ macro_rules! counts {
 }
 
 counts!(
+    near_hits,
     hits,
     misses,
     stale_hits,

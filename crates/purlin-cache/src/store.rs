@@ -20,6 +20,7 @@ use purlin_core::{Clock, HlcTimestamp, Instant};
 
 use crate::{
     entry::Entry,
+    events::CacheEvent,
     stats::{Counts, count},
 };
 
@@ -101,8 +102,14 @@ impl Store {
             .eviction_listener(move |key: Arc<Bytes>, entry: Arc<Entry>, cause| {
                 held.fetch_sub(u64::from(weight(&key, &entry)), Ordering::Relaxed);
                 match cause {
-                    RemovalCause::Size => count(&counted.evictions),
-                    RemovalCause::Expired => count(&counted.expirations),
+                    RemovalCause::Size => {
+                        count(&counted.evictions);
+                        counted.events.tell(|| CacheEvent::Evicted((*key).clone()));
+                    }
+                    RemovalCause::Expired => {
+                        count(&counted.expirations);
+                        counted.events.tell(|| CacheEvent::Expired((*key).clone()));
+                    }
                     RemovalCause::Explicit | RemovalCause::Replaced => {}
                 }
             })
@@ -212,6 +219,19 @@ impl Store {
         }));
     }
 
+    /// Forgets `key`, whatever its version.
+    pub fn remove(&self, key: &[u8]) {
+        self.entries.invalidate(key);
+    }
+
+    /// Forgets everything that is here now.
+    pub fn remove_all(&self) {
+        for (key, _) in &self.entries {
+            self.entries.invalidate(&*key);
+        }
+        self.entries.run_pending_tasks();
+    }
+
     /// Forgets everything up to `version`, now and whatever comes later.
     pub fn clear(&self, version: HlcTimestamp) {
         {
@@ -270,6 +290,7 @@ impl Store {
             }
             self.forget(&key, entry.version);
             count(&self.counts.evictions);
+            self.counts.events.tell(|| CacheEvent::Evicted((*key).clone()));
         }
     }
 }

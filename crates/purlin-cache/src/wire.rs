@@ -11,6 +11,7 @@ use crate::{
     config::{CacheConfig, Kind},
     entry::{Answer, Change, Packed},
     invalidation::{Catchup, Invalidation, Position},
+    stats::CacheStats,
 };
 
 /// Which partitioned cache is meant, and what it is to be on a node that has not opened it.
@@ -26,6 +27,8 @@ pub struct Spec {
     pub replicas: u8,
     /// [`CacheConfig::move_bytes_per_second`].
     pub move_bytes_per_second: u64,
+    /// Whether somebody keeps copies in front of it, who is to be told of writes.
+    pub is_copied: bool,
 }
 
 impl Spec {
@@ -38,6 +41,7 @@ impl Spec {
             value_bytes_max: u32::try_from(config.value_bytes_max).unwrap_or(u32::MAX),
             replicas: u8::try_from(config.replicas.get()).unwrap_or(u8::MAX),
             move_bytes_per_second: config.move_bytes_per_second,
+            is_copied: config.has_copies(),
         }
     }
 
@@ -76,8 +80,10 @@ pub struct Told {
 /// When entries sent to another node replace what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum How {
-    /// When their version is later.
+    /// When their version is later: a write.
     IfLater,
+    /// When their version is later: a copy of what another node has, and no news to anybody.
+    Copy,
     /// When nothing happened to the key since its load began.
     IfStill {
         /// The version that was there then, if any was: a later one is somebody's write.
@@ -102,6 +108,8 @@ pub const OFFER: Method<(Spec, Versions), Vec<u32>> = Method::new("cache.offer")
 pub const CHANGE: Method<(Spec, Bytes, Change), Option<Answer>> = Method::new("cache.change");
 /// Forget everything up to a version.
 pub const CLEAR: Method<(Spec, HlcTimestamp), ()> = Method::new("cache.clear");
+/// What your caches did and hold.
+pub const STATS: Method<(), Vec<CacheStats>> = Method::new("cache.stats");
 /// What of your writes to near caches did I miss?
 pub const MISSED: Method<Question, Catchup> = Method::new("cache.missed");
 /// I wrote to a near cache.
