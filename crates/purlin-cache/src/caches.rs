@@ -4,12 +4,17 @@ use std::{
     collections::BTreeMap,
     fmt,
     pin::Pin,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use parking_lot::{Mutex, RwLock};
-use purlin_cluster::{Cluster, DrainHook, MemberCallError, MembersRpc, Selector, Stage, View, Why};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use purlin_cluster::{
+    Cluster, DrainHook, MemberCallError, MembersRpc, Selector, Stage, View, Watch, Why,
+};
 use purlin_core::{Clock, Deadline, Hlc, HlcTimestamp, Instant, NodeId, NodeName, Rng};
 use purlin_net::rpc::{Rejection, ServeError};
 use purlin_replica::ReplicaSet;
@@ -55,7 +60,9 @@ pub(crate) struct Inner {
     pub(crate) hlc: Arc<Hlc>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) rng: Mutex<Rng>,
-    pub(crate) placement: RwLock<Placement>,
+    placement: RwLock<Placement>,
+    /// The epoch of the view behind `placement`, plus one.
+    looked: AtomicU64,
     pub(crate) neighbours: Neighbours,
     /// Rings whenever the members that hold entries are others.
     pub(crate) rehoused: Notify,
@@ -161,7 +168,7 @@ impl Caches {
     /// Who may hold entries, as this node sees it: the reachable members that do not leave.
     #[must_use]
     pub fn hosts(&self) -> Vec<NodeId> {
-        self.inner.placement.read().present().map(|host| host.node.clone()).collect()
+        self.inner.placement().present().map(|host| host.node.clone()).collect()
     }
 
     /// All caches open here, by name.
@@ -203,6 +210,7 @@ impl Inner {
     ) -> Self {
         Self {
             placement: RwLock::new(Placement::new(me.name.clone(), clock.now())),
+            looked: AtomicU64::new(0),
             neighbours: Neighbours::new(me.incarnation.0),
             rehoused: Notify::new(),
             open: RwLock::new(BTreeMap::new()),
@@ -333,11 +341,15 @@ impl Inner {
 
     /// Takes in who the members are now.
     fn look(&self, view: &View) {
+        let mut placement = self.placement.write();
+        let seen = view.epoch.0 + 1;
+        // Of two who look at once the later view holds.
+        if self.looked.load(Ordering::Relaxed) > seen {
+            return;
+        }
         let hosts = view.members.iter().filter(|m| m.is_reachable() && !m.meta.draining);
         let hosts = hosts.map(|m| Host { node: m.id.clone(), zone: m.meta.zone.clone() }).collect();
-        if self.placement.write().hosts(hosts, self.now()) {
-            self.rehoused.notify_waiters();
-        }
+        let is_rehoused = placement.hosts(hosts, self.now());
         // A silent member may be writing on its side of a cut; one whose address refuses
         // connections is no more.
         let writers = view.members.iter().filter(|m| {
@@ -346,6 +358,28 @@ impl Inner {
                     || (m.state == purlin_cluster::State::Down && m.why == Some(Why::Silent)))
         });
         self.neighbours.members(writers.map(|m| m.id.clone()), self.now());
+        self.looked.store(seen, Ordering::Release);
+        drop(placement);
+        if is_rehoused {
+            self.rehoused.notify_waiters();
+        }
+    }
+
+    /// Everything here is where it belongs, as of the `turn` of the members.
+    pub(crate) fn settle(&self, turn: u64) {
+        self.placement.write().settle(turn);
+    }
+
+    /// Who holds what, by the latest view: an operation that begins after this node has learnt of
+    /// a member asks that member, whatever task has run meanwhile.
+    pub(crate) fn placement(&self) -> RwLockReadGuard<'_, Placement> {
+        if let Some(peers) = &self.peers {
+            let view = peers.cluster.view();
+            if self.looked.load(Ordering::Acquire) != view.epoch.0 + 1 {
+                self.look(&view);
+            }
+        }
+        self.placement.read()
     }
 
     /// A timestamp from elsewhere: later ones here are later than it.

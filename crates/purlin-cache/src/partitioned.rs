@@ -97,7 +97,7 @@ impl RawCache {
         let (hash, now) = (key_hash(key), node.now());
         let config = self.core.config.read().clone();
         let (mut owners, former) = {
-            let placement = node.placement.read();
+            let placement = node.placement();
             let former = placement.former_owners(hash, config.replicas, now);
             (placement.owners(hash, config.replicas), former)
         };
@@ -248,7 +248,7 @@ impl RawCache {
         let mut why = String::from("no member holds entries");
         loop {
             let rehoused = node.rehoused.notified();
-            let owners = node.placement.read().owners(key_hash(key), replicas);
+            let owners = node.placement().owners(key_hash(key), replicas);
             let packed = entry.pack(node.now());
             let missing: Vec<_> =
                 owners.iter().filter(|owner| !confirmed.contains(owner)).cloned().collect();
@@ -272,7 +272,7 @@ impl RawCache {
                 may_be_elsewhere |= !confirmed.is_empty();
                 confirmed.clear();
             }
-            let present = node.placement.read().owners(key_hash(key), replicas);
+            let present = node.placement().owners(key_hash(key), replicas);
             if !present.is_empty() && present.iter().all(|owner| confirmed.contains(owner)) {
                 // One that was read while the write was on its way.
                 self.drop_copy(key);
@@ -299,7 +299,7 @@ impl RawCache {
             let config = self.core.config.read();
             (config.within, config.replicas)
         };
-        let owners = self.node.placement.read().owners(key_hash(key), replicas);
+        let owners = self.node.placement().owners(key_hash(key), replicas);
         let packed = entry.pack(self.node.now());
         let sent = owners.iter().map(|to| self.store_at(to, key, &packed, how, within));
         if join_all(sent).await.iter().any(Result::is_err) {
@@ -322,7 +322,7 @@ impl RawCache {
         let mut why = String::from("no member holds entries");
         while let Some(left) = deadline.remaining(node.now()) {
             let rehoused = node.rehoused.notified();
-            let first = node.placement.read().owners(key_hash(key), replicas).into_iter().next();
+            let first = node.placement().owners(key_hash(key), replicas).into_iter().next();
             match first {
                 Some(name) if name == node.me().name => return self.decide(key, change).await,
                 Some(name) => {
@@ -484,7 +484,7 @@ pub(crate) async fn keep_in_place(inner: Weak<Inner>) {
     let mut done = 0;
     loop {
         let Some(strong) = inner.upgrade() else { return };
-        let turn = strong.placement.read().turn();
+        let turn = strong.placement().turn();
         if turn == done {
             drop(tokio::time::timeout(Duration::from_secs(1), strong.rehoused.notified()).await);
             continue;
@@ -507,10 +507,10 @@ async fn move_all(inner: &Arc<Inner>, turn: u64) -> Result<(), Stop> {
             cache.send_transfers(Pace::Limited, turn, may_end).await?;
         }
         if !may_end {
-            inner.placement.write().settle(turn);
+            inner.settle(turn);
             let until = tokio::time::Instant::now() + STRAYS_STAY_FOR;
             while tokio::time::Instant::now() < until {
-                if inner.placement.read().turn() != turn {
+                if inner.placement().turn() != turn {
                     return Err(Stop::Replan);
                 }
                 let left = until - tokio::time::Instant::now();
@@ -524,7 +524,7 @@ async fn move_all(inner: &Arc<Inner>, turn: u64) -> Result<(), Stop> {
 /// Before this node leaves: everything it holds goes to those who own it without it.
 pub(crate) async fn hand_over(inner: &Arc<Inner>, deadline: Deadline) -> Result<(), String> {
     loop {
-        let turn = inner.placement.read().turn();
+        let turn = inner.placement().turn();
         let mut end = Ok(());
         for cache in caches(inner) {
             end = end.and(cache.send_transfers(Pace::Full, turn, false).await);
@@ -558,7 +558,7 @@ impl RawCache {
         let transfers: Vec<Transfer<Bytes>> = {
             let mut keys: Vec<Bytes> = store.iter().map(|(key, _)| key).collect();
             keys.sort_unstable();
-            self.node.placement.read().transfers(keys, replicas)
+            self.node.placement().transfers(keys, replicas)
         };
         let mut by_target: BTreeMap<NodeName, Vec<Bytes>> = BTreeMap::new();
         let mut strays = Vec::new();
@@ -576,7 +576,7 @@ impl RawCache {
             .collect();
         for (to, keys) in &by_target {
             for batch in keys.chunks(BATCH_KEYS) {
-                if self.node.placement.read().turn() != turn {
+                if self.node.placement().turn() != turn {
                     return Err(Stop::Replan);
                 }
                 let sent = self.send_batch(to, batch).await.map_err(|error| {

@@ -1,6 +1,7 @@
 // Ties the page together: one live stream feeds every panel; its silence is shown, not hidden.
 
 import { adoptToken, follow, keepToken, token } from "./api.js";
+import { startCaches } from "./caches.js";
 import { byId, bytes, clock, h, micros, rate, say, span } from "./draw.js";
 import { showEvent } from "./events.js";
 import { flagsChanged, startFlags } from "./flags.js";
@@ -104,6 +105,7 @@ setInterval(judge, 1000);
 byId("notice-retry").addEventListener("click", () => live.retry());
 startMessages();
 startState();
+startCaches();
 startFlags();
 showPage();
 

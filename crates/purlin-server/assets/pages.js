@@ -2,7 +2,7 @@
 
 import { byId } from "./draw.js";
 
-const PAGES = ["overview", "state", "flags"];
+const PAGES = ["overview", "state", "caches", "flags"];
 const shown = new Map();
 
 /** Runs `start` whenever the page called `name` comes into view. */

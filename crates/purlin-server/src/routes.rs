@@ -125,11 +125,12 @@ const TABLE: &[Route] = &[
     wide("/v1/flags/{name}/evaluate", "/v1/flags/{*rest}", Access::Write, || post(flags::act)),
     route("/v1/caches", Access::Read, || get(caches::list)),
     route("/v1/caches/{cache}", Access::Read, || get(caches::stats)),
+    route("/v1/caches/{cache}", Access::Write, || delete(caches::clear)),
     wide("/v1/caches/{cache}/{key}", "/v1/caches/{cache}/{*rest}", Access::Read, || {
         get(caches::get)
     }),
     wide("/v1/caches/{cache}/{key}", "/v1/caches/{cache}/{*rest}", Access::Write, || {
-        put(caches::put).delete(caches::remove)
+        put(caches::put).post(caches::change).delete(caches::remove)
     }),
     route("/v1/registry", Access::Read, || get(inspect::registry)),
     route("/v1/processes", Access::Read, || get(inspect::processes)),
@@ -205,7 +206,8 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         state::values, state::put_value, state::remove_values,
         ephemeral::list, ephemeral::watch, ephemeral::get, ephemeral::put, ephemeral::remove,
         flags::list, flags::get, flags::put, flags::remove, flags::kill, flags::evaluate,
-        caches::list, caches::stats, caches::get, caches::put, caches::remove,
+        caches::list, caches::stats, caches::clear,
+        caches::get, caches::put, caches::change, caches::remove,
         inspect::registry, inspect::processes, inspect::config,
         operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
     ),

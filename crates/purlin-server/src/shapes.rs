@@ -814,6 +814,22 @@ pub struct End {
 pub struct CachesReport {
     /// One per cache, by name.
     pub caches: Vec<CacheReport>,
+    /// With `everywhere`: those of every member, the answering one included, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeCachesReport>,
+}
+
+/// The caches of one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeCachesReport {
+    /// Whose.
+    #[schema(example = "n1")]
+    pub node: String,
+    /// One per cache, by name.
+    pub caches: Vec<CacheReport>,
+    /// Why it did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// `GET /v1/caches/{cache}`: what a cache holds on the answering node, and did since it was opened
@@ -832,6 +848,10 @@ pub struct CacheReport {
     pub bytes: u64,
     /// The most it holds here.
     pub bytes_max: u64,
+    /// Bytes of copies held here in front of other nodes.
+    pub near_bytes: u64,
+    /// Hits that such a copy served.
+    pub near_hits: u64,
     /// Reads from here that found a value.
     pub hits: u64,
     /// Reads from here that found none.
@@ -860,6 +880,8 @@ pub struct CacheReport {
     pub hedges: u64,
     /// Entries sent to other nodes because the members changed.
     pub moved: u64,
+    /// Reads that found a value only where it was before the members changed.
+    pub found_elsewhere: u64,
     /// Writes that did not reach every node they should have.
     pub writes_incomplete: u64,
 }
@@ -879,6 +901,8 @@ impl From<purlin::cache::CacheStats> for CacheReport {
             entries: stats.entries,
             bytes: stats.bytes,
             bytes_max: stats.bytes_max,
+            near_bytes: stats.near_bytes,
+            near_hits: stats.near_hits,
             hits: stats.hits,
             misses: stats.misses,
             stale_hits: stats.stale_hits,
@@ -893,12 +917,26 @@ impl From<purlin::cache::CacheStats> for CacheReport {
             distrusted: stats.distrusted,
             hedges: stats.hedges,
             moved: stats.moved,
+            found_elsewhere: stats.found_elsewhere,
             writes_incomplete: stats.writes_incomplete,
         }
     }
 }
 
-/// `PUT` and `DELETE /v1/caches/{cache}/{key}`: whether it was done.
+/// `POST /v1/caches/{cache}/{key}`: what became of the value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CacheAnswer {
+    /// `false` only when there was no value to take or to give a new life.
+    pub done: bool,
+    /// The value taken, or the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value taken, when it is not text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+}
+
+/// `PUT` and `DELETE /v1/caches/{cache}/{key}`, `DELETE /v1/caches/{cache}`: whether it was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CacheWritten {
     /// `false` only when the condition of the request did not hold.

@@ -57,6 +57,49 @@ async fn what_one_node_caches_every_node_reads_removes_and_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_are_counted_values_taken_and_caches_cleared_from_any_node() {
+    let world = World::start(3).await;
+    world.all_alive().await;
+    let visits = "/v1/caches/hits/page?op=increment";
+    for (at, by, sum) in [(0, 2, "2"), (1, 3, "5"), (2, -1, "4")] {
+        let (status, answer) =
+            ask(&world, at, Method::POST, &format!("{visits}&by={by}"), "").await;
+        assert_eq!((status, answer), (StatusCode::OK, json!({"done": true, "value": sum})));
+    }
+    let touch = "/v1/caches/hits/page?op=touch&ttl_ms=60000";
+    assert_eq!(ask(&world, 1, Method::POST, touch, "").await.1, json!({"done": true}));
+    let present = "/v1/caches/hits/page?if_present=true";
+    assert_eq!(ask(&world, 2, Method::PUT, present, "x").await.1, json!({"written": true}));
+    let (status, problem) = ask(&world, 0, Method::POST, visits, "").await;
+    assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &json!("not_addable")));
+    assert_eq!(problem["outcome"], "not_done");
+    let take = "/v1/caches/hits/page?op=take";
+    let (_, taken) = ask(&world, 1, Method::POST, take, "").await;
+    assert_eq!(taken, json!({"done": true, "value": "x"}));
+    assert_eq!(ask(&world, 2, Method::POST, take, "").await.1, json!({"done": false}));
+    assert_eq!(ask(&world, 0, Method::PUT, present, "y").await.1, json!({"written": false}));
+
+    let (_, all) = ask(&world, 0, Method::GET, "/v1/caches?everywhere=true", "").await;
+    let names: Vec<_> = all["nodes"].as_array().unwrap().iter().map(|n| &n["node"]).collect();
+    assert_eq!(names, ["n1", "n2", "n3"]);
+    assert!(all["nodes"].as_array().unwrap().iter().all(|n| n["caches"][0]["name"] == "hits"));
+    ask(&world, 0, Method::POST, visits, "").await;
+    let (status, _) = ask(&world, 2, Method::DELETE, "/v1/caches/hits", "").await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = ask(&world, 1, Method::GET, "/v1/caches/hits/page", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    for bad in ["op=double", "op=increment&by=1.5", "op=touch&ttl_ms=0", ""] {
+        let path = format!("/v1/caches/hits/page?{bad}");
+        let (status, problem) = ask(&world, 0, Method::POST, &path, "").await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{bad}: {problem}");
+    }
+    let both = "/v1/caches/hits/page?if_present=true&if_absent=true";
+    let (status, _) = ask(&world, 0, Method::PUT, both, "x").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cache_cannot_take_is_refused_with_its_bound() {
     let world = World::start(1).await;
     let large = vec![7_u8; (1 << 20) + 1];

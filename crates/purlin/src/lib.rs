@@ -24,7 +24,7 @@
 //! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
 //! | 4 | [`Node::crdt`], [`Node::ephemeral`], [`Node::flags`] | strong eventual consistency; every side stays writable |
-//! | 4 | [`Node::cache`] | may forget at any time; how stale it may be is stated by its kind |
+//! | 4 | [`Node::cache`], also on [`LocalNode`] | may forget at any time; how stale it may be is stated by its kind |
 //!
 //! # In reading order
 //! - [`Node`] and [`NodeBuilder`]; [`LocalNode`], the node without a network

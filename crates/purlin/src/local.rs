@@ -2,11 +2,14 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use purlin_cache::{Cache, CacheConfig, CacheError, Caches};
 use purlin_core::{Incarnation, NodeId};
 use purlin_process::{ProcessLimits, Processes, ShutdownReport};
 use purlin_pubsub::PubSub;
 
-use crate::{Config, DataDir, Environment, Sources, StartError};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Config, DataDir, Environment, Sources, StartError, high_water};
 
 /// What a [`LocalNode`] starts from; made by [`NodeBuilder::local`](crate::NodeBuilder::local).
 #[derive(Debug)]
@@ -25,13 +28,17 @@ impl LocalBuilder {
     #[expect(clippy::unused_async, reason = "the same shape as NodeBuilder::start")]
     pub async fn start(self) -> Result<LocalNode, StartError> {
         let config = self.settings.load()?;
-        let environment = self.environment.unwrap_or_else(Environment::system);
+        let mut environment = self.environment.unwrap_or_else(Environment::system);
         let (data, id) = identity(&config, self.keeps_data, &environment)?;
+        let data = data.map(Arc::new);
         let clock = environment.clock;
+        let hlc = high_water::clock(&id, data.as_ref(), &clock)?;
+        let rng = environment.rng.fork();
+        let caches = Caches::on_one_node(id.clone(), hlc, Arc::clone(&clock), rng);
         let limits = ProcessLimits { processes_max: config.limits.processes_max };
         let pubsub = PubSub::on_one_node(id.clone(), pubsub_limits(&config), Arc::clone(&clock));
         let processes = Processes::with_limits(id, clock, limits);
-        Ok(LocalNode { processes, pubsub, _data: data.map(Arc::new) })
+        Ok(LocalNode { processes, pubsub, caches, _data: data })
     }
 }
 
@@ -58,8 +65,8 @@ pub(crate) fn pubsub_limits(config: &Config) -> purlin_pubsub::Limits {
     purlin_pubsub::Limits { message_bytes_max: message, ..purlin_pubsub::Limits::default() }
 }
 
-/// A node that stands alone: processes, supervisors, the local registry, timers and publish and
-/// subscribe, no network.
+/// A node that stands alone: processes, supervisors, the local registry, timers, publish and
+/// subscribe, caches; no network.
 ///
 /// For programs that want these today and perhaps a cluster later: the same code then runs on a
 /// [`Node`](crate::Node), and only the line that starts it changes. What needs a cluster does not
@@ -78,6 +85,7 @@ pub(crate) fn pubsub_limits(config: &Config) -> purlin_pubsub::Limits {
 pub struct LocalNode {
     processes: Processes,
     pubsub: PubSub,
+    caches: Caches,
     // Held for its lock.
     _data: Option<Arc<DataDir>>,
 }
@@ -99,6 +107,24 @@ impl LocalNode {
     #[must_use]
     pub fn pubsub(&self) -> &PubSub {
         &self.pubsub
+    }
+
+    /// The cache `name`; opened now if it is not open yet. Every kind is kept in this process.
+    ///
+    /// # Errors
+    /// As [`Caches::open`].
+    pub fn cache<V: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        config: CacheConfig,
+    ) -> Result<Cache<V>, CacheError> {
+        self.caches().open(name, config)
+    }
+
+    /// All caches of this process.
+    #[must_use]
+    pub fn caches(&self) -> &Caches {
+        &self.caches
     }
 
     /// Ends all subscriptions, then all processes, the youngest first, `within` at most; see

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use purlin::{
     DevAuthority, LocalNode, Node, StartError,
+    cache::CacheConfig,
     cluster::{Phase, State},
 };
 
@@ -141,5 +142,8 @@ async fn level_0_needs_no_network() {
     let mut heard = node.pubsub().subscribe("a/*").unwrap();
     node.pubsub().publish("a/b", "x").unwrap();
     assert_eq!(heard.recv().await.unwrap().payload(), "x");
+    let visits = node.cache::<i64>("visits", CacheConfig::partitioned()).unwrap();
+    assert_eq!(visits.incr("page", 2).await.unwrap(), 2);
+    assert_eq!(visits.get("page").await.unwrap(), Some(2));
     node.shutdown(PATIENCE).await;
 }

@@ -185,8 +185,53 @@ Examples:
         #[arg(long, value_parser = ["local", "near", "partitioned", "replicated"])]
         kind: Option<String>,
         /// Only if there is no value
-        #[arg(long)]
+        #[arg(long, conflicts_with = "if_present")]
         if_absent: bool,
+        /// Only if there is a value
+        #[arg(long)]
+        if_present: bool,
+    },
+    /// Add to a number, nothing there being 0, and print the sum
+    #[command(after_help = "\
+Examples:
+  purlin cache incr hits page/home
+  purlin cache incr limits ada -5 --ttl 1m")]
+    Incr {
+        /// The cache
+        cache: String,
+        /// The key
+        key: String,
+        /// What to add
+        #[arg(default_value_t = 1, allow_hyphen_values = true)]
+        by: i64,
+        /// How long a number that begins counts [default: as the cache says]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+    },
+    /// Remove a value and print it
+    #[command(after_help = "Examples:\n  purlin cache take vouchers ada")]
+    Take {
+        /// The cache
+        cache: String,
+        /// The key
+        key: String,
+    },
+    /// Let a value count for so long from now
+    #[command(after_help = "Examples:\n  purlin cache touch cart user/42 --ttl 10m")]
+    Touch {
+        /// The cache
+        cache: String,
+        /// The key
+        key: String,
+        /// How long it counts [default: as the cache says]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        ttl: Option<Duration>,
+    },
+    /// Remove everything of a cache, on all nodes
+    #[command(after_help = "Examples:\n  purlin cache clear cart")]
+    Clear {
+        /// The cache
+        cache: String,
     },
     /// Remove a value
     #[command(after_help = "Examples:\n  purlin cache delete cart user/42")]
@@ -197,10 +242,16 @@ Examples:
         key: String,
     },
     /// Show what the caches of a node hold and did
-    #[command(after_help = "Examples:\n  purlin cache stats\n  purlin cache stats cart")]
+    #[command(
+        after_help = "Examples:\n  purlin cache stats\n  purlin cache stats cart\n  purlin cache stats --everywhere"
+    )]
     Stats {
         /// One cache [default: all]
+        #[arg(conflicts_with = "everywhere")]
         cache: Option<String>,
+        /// Those of every member
+        #[arg(long)]
+        everywhere: bool,
     },
 }
 

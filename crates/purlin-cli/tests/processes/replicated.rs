@@ -91,6 +91,13 @@ fn what_one_node_was_told_every_node_says_and_a_no_has_its_own_exit_code() {
     let taken = ["cache", "put", "cart", "user/42", "pears", "--if-absent"];
     assert_eq!(ask(&cluster, 2, &taken).0, Some(1));
     assert!(done(&cluster, 1, &["cache", "stats", "cart"]).contains("partitioned"));
+    assert_eq!(done(&cluster, 2, &["cache", "incr", "hits", "page", "3"]).trim(), "3");
+    assert_eq!(done(&cluster, 3, &["cache", "incr", "hits", "page", "-1"]).trim(), "2");
+    done(&cluster, 1, &["cache", "touch", "hits", "page", "--ttl", "5m"]);
+    assert_eq!(done(&cluster, 1, &["cache", "take", "hits", "page"]).trim(), "2");
+    let everywhere = done(&cluster, 2, &["cache", "stats", "--everywhere"]);
+    assert!(everywhere.contains("n3") && everywhere.contains("hits"), "{everywhere}");
+    done(&cluster, 2, &["cache", "clear", "hits"]);
     done(&cluster, 3, &["cache", "delete", "cart", "user/42"]);
     assert_eq!(ask(&cluster, 1, &["cache", "get", "cart", "user/42"]).0, Some(1));
     seen(&cluster, 1, &["ephemeral", "get", "leader"], "");
