@@ -191,6 +191,15 @@ impl ReplicaSet {
     }
 }
 
+/// Takes the key of an entry of a collection apart: the collection's name, its kind, the entry's
+/// key. `None` for a key that stands for itself.
+#[must_use]
+pub fn entry_of(key: &Bytes) -> Option<(Bytes, Kind, Bytes)> {
+    let end = key.iter().position(|&byte| byte == DIVIDER)?;
+    let kind = kind_of(*key.get(end + 1)?)?;
+    Some((key.slice(..end), kind, key.slice(end + 2..)))
+}
+
 impl NamedState {
     fn of(name: Bytes, cell: &Cell) -> Self {
         let entries = cell.fields().count() + cell.elements().count() + cell.leaves().count();
@@ -348,7 +357,8 @@ struct Entries {
 }
 
 /// Whether the key of an element says that it is in its set.
-fn is_in(cell: &Cell) -> bool {
+#[must_use]
+pub fn is_in(cell: &Cell) -> bool {
     cell.register().is_some() || cell.is_on(Wins::Disabling)
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use purlin_core::{HlcTimestamp, hlc::NodeTag};
-use purlin_crdt::{DotFun, DotMap, DotSet, DotStore, Dots};
+use purlin_crdt::{DotFun, DotMap, DotSet, DotStore, Dots, Lattice as _, TextError, TextStore};
 
 use crate::{
     cell::{Account, Cell, Kind, Parts, Path, Tallies, Tally, Wins, Written, totals},
@@ -178,51 +178,83 @@ impl Store {
         Ok(Some(self.withdraw(slot, Cell::of(Parts { nested_map, ..Parts::default() }))))
     }
 
-    /// Inserts into a text before the character `at`. `None` for an empty insert.
+    /// Puts `text` in place of the characters of `range` of a text. `None` when that changes nothing.
     ///
     /// # Errors
-    /// [`WriteError::WrongKind`], [`WriteError::Text`].
-    pub fn insert_text(
-        &mut self,
-        slot: Slot,
-        at: usize,
-        text: &str,
-    ) -> Result<Option<Update>, WriteError> {
-        self.writable(&slot, Kind::Text, text.len())?;
-        let me = self.me();
-        let insertion = match self.get(&slot).and_then(Cell::text) {
-            Some(present) => present.insertion(&me, at, text)?,
-            None => purlin_crdt::TextStore::default().insertion(&me, at, text)?,
-        };
-        if insertion.dots() == 0 {
-            return Ok(None);
-        }
-        Ok(Some(self.write_with(insertion.dots(), slot, |present, dot| {
-            let text = present.edit(|it| it.text.insert(insertion, dot));
-            (Cell::of(Parts { text, ..Parts::default() }), Dots::default())
-        })))
-    }
-
-    /// Deletes the characters of `range` of a text. `None` when the range is empty.
-    ///
-    /// # Errors
-    /// [`WriteError::WrongKind`], [`WriteError::Text`].
-    pub fn delete_text(
+    /// [`WriteError::WrongKind`], [`WriteError::Text`]; nothing was changed.
+    pub fn splice_text(
         &mut self,
         slot: &Slot,
         range: Range<usize>,
+        text: &str,
     ) -> Result<Option<Update>, WriteError> {
         self.writable(slot, Kind::Text, 0)?;
-        let chars = self.get(slot).and_then(Cell::text).map_or(0, purlin_crdt::TextStore::chars);
+        let me = self.me();
+        let nothing = TextStore::default();
+        let present = self.get(slot).and_then(Cell::text).unwrap_or(&nothing);
+        let chars = present.chars();
         if let Some(at) = [range.start, range.end].into_iter().find(|&at| at > chars) {
-            return Err(purlin_crdt::TextError::OutOfRange { at, chars }.into());
+            return Err(TextError::OutOfRange { at, chars }.into());
         }
-        if range.is_empty() {
-            return Ok(None);
+        // Behind the characters that go: an insert may find its bunch's end there and go on.
+        let insertion = present.insertion(&me, range.end, text)?;
+        let mut done = None;
+        if insertion.dots() > 0 {
+            done = Some(self.write_with(insertion.dots(), slot.clone(), |present, dot| {
+                let text = present.edit(|it| it.text.insert(insertion, dot));
+                (Cell::of(Parts { text, ..Parts::default() }), Dots::default())
+            }));
         }
-        Ok(Some(self.withdraw_in_place(slot, |present| {
-            present.edit(|it| it.text.delete(range)).expect("the range was checked above")
-        })))
+        if !range.is_empty() {
+            let deleted = self.withdraw_in_place(slot, |present| {
+                present.edit(|it| it.text.delete(range)).expect("the range was checked above")
+            });
+            match &mut done {
+                Some(done) => done.join(&deleted),
+                None => done = Some(deleted),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Makes a text read `text` by changing no more than what differs: what both begin and end with
+    /// stays, with whatever others write in it meanwhile. `None` when it reads so already.
+    ///
+    /// # Errors
+    /// As [`Store::splice_text`].
+    pub fn replace_text(&mut self, slot: &Slot, text: &str) -> Result<Option<Update>, WriteError> {
+        let present = self.get(slot).and_then(Cell::text).map(ToString::to_string);
+        let splice = Splice::between(present.as_deref().unwrap_or_default(), text);
+        self.splice_text(slot, splice.at..splice.at + splice.delete, &splice.insert)
+    }
+}
+
+/// One change of a text: at a character, so many taken out, and these put in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Splice {
+    /// Before which character, counted from 0.
+    pub at: usize,
+    /// How many characters go.
+    pub delete: usize,
+    /// What comes in their place.
+    pub insert: String,
+}
+
+impl Splice {
+    /// The one splice that makes `after` of `before`: all between what both begin and end with.
+    #[must_use]
+    pub fn between(before: &str, after: &str) -> Self {
+        let same = before.chars().zip(after.chars()).take_while(|(a, b)| a == b);
+        let at = same.clone().count();
+        let bytes: usize = same.map(|(one, _)| one.len_utf8()).sum();
+        let (old, new) = (&before[bytes..], &after[bytes..]);
+        let tail = old.chars().rev().zip(new.chars().rev()).take_while(|(a, b)| a == b);
+        let tail: usize = tail.map(|(one, _)| one.len_utf8()).sum();
+        Self {
+            at,
+            delete: old[..old.len() - tail].chars().count(),
+            insert: new[..new.len() - tail].to_owned(),
+        }
     }
 }
 
@@ -334,15 +366,15 @@ impl ReplicaSet {
     /// it stands here.
     ///
     /// # Errors
-    /// [`StateError`]; nothing was changed. [`purlin_crdt::TextError`] inside it for an index
-    /// beyond the end, and for a text that would become too long.
+    /// [`StateError`]; nothing was changed. [`TextError`] inside it for an index beyond the end,
+    /// and for a text that would become too long.
     pub fn insert_text(
         &self,
         key: impl Into<Bytes>,
         at: usize,
         text: &str,
     ) -> Result<(), StateError> {
-        self.write(key.into(), |store, slot| store.insert_text(slot, at, text)).map(drop)
+        self.splice_text(key, at..at, text)
     }
 
     /// Deletes the characters of `range` of the text `key`, counted in the text as it stands here.
@@ -354,7 +386,41 @@ impl ReplicaSet {
         key: impl Into<Bytes>,
         range: Range<usize>,
     ) -> Result<(), StateError> {
-        self.write(key.into(), |store, slot| store.delete_text(&slot, range)).map(drop)
+        self.splice_text(key, range, "")
+    }
+
+    /// Puts `text` in place of the characters of `range` of the text `key`, as one change.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn splice_text(
+        &self,
+        key: impl Into<Bytes>,
+        range: Range<usize>,
+        text: &str,
+    ) -> Result<(), StateError> {
+        self.write(key.into(), |store, slot| store.splice_text(&slot, range, text)).map(drop)
+    }
+
+    /// Appends `text` to the text `key`.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn append_text(&self, key: impl Into<Bytes>, text: &str) -> Result<(), StateError> {
+        let append = |store: &mut Store, slot: Slot| {
+            let end = store.get(&slot).and_then(Cell::text).map_or(0, TextStore::chars);
+            store.splice_text(&slot, end..end, text)
+        };
+        self.write(key.into(), append).map(drop)
+    }
+
+    /// Makes the text `key` read `text`. What both begin and end with stays as it is, so what
+    /// others write there meanwhile stays in its place.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing was changed.
+    pub fn replace_text(&self, key: impl Into<Bytes>, text: &str) -> Result<(), StateError> {
+        self.write(key.into(), |store, slot| store.replace_text(&slot, text)).map(drop)
     }
 
     /// The text `key` as it stands here; empty when there is none.

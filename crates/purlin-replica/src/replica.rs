@@ -153,6 +153,8 @@ pub enum StartError {
 pub struct Change {
     /// The key.
     pub key: Bytes,
+    /// What it held before, as the watcher was last told.
+    pub before: Option<Cell>,
     /// What it holds now; `None` when it is gone.
     pub now: Option<Cell>,
     /// Why it changed.
@@ -568,12 +570,14 @@ impl Inner {
     /// that watchers see changes in the order in which readers do.
     fn show(&self, sync: &Sync, slot: &Slot, origin: &Origin) {
         let now = sync.store().get(slot);
+        let is_watched = self.changes.receiver_count() > 0;
+        let before = if is_watched { self.view.shown(slot) } else { None };
         self.view.show(slot, now);
         self.shown.fetch_add(1, Ordering::Relaxed);
-        if self.changes.receiver_count() > 0 {
+        if is_watched {
             let now = now.cloned();
             let key = Bytes::copy_from_slice(slot.key());
-            let change = Change { key, now, origin: origin.clone() };
+            let change = Change { key, before, now, origin: origin.clone() };
             // Nobody listens any more: fine.
             drop(self.changes.send(change));
         }

@@ -29,6 +29,11 @@ impl View {
         }
     }
 
+    /// What was last shown under `slot`, whether its time is over or not.
+    pub(crate) fn shown(&self, slot: &Slot) -> Option<Cell> {
+        self.entries.get(slot.key()).map(|entry| entry.value().clone())
+    }
+
     /// What is kept under `key`, unless its time is over at `now`.
     pub(crate) fn get(&self, key: &[u8], now: WallTime) -> Option<Cell> {
         let entry = self.entries.get(key)?;

@@ -11,7 +11,7 @@ use purlin_crdt::{
     Delta, DotSet, DwFlag, EwFlag, GCounter, Lattice as _, ResettableCounter, Text, TextStore,
 };
 use purlin_replica::{
-    Cell, Kind, Wins, WriteError, Written,
+    Cell, Kind, Splice, Wins, WriteError, Written,
     slot::Slot,
     store::{Store, Update},
 };
@@ -129,12 +129,13 @@ impl Replica {
             }
             Op::Insert(at, count) => {
                 let text = "xyzzy"[..usize::from(*count)].to_uppercase();
-                let update = store.insert_text(slot("text"), place(*at), &text).unwrap();
+                let update =
+                    store.splice_text(&slot("text"), place(*at)..place(*at), &text).unwrap();
                 (update, Beside::Text(model.text.insert(me, place(*at), &text).unwrap()))
             }
             Op::Delete(at, count) => {
                 let range = place(*at)..chars.min(place(*at) + usize::from(*count));
-                let update = store.delete_text(&slot("text"), range.clone()).unwrap();
+                let update = store.splice_text(&slot("text"), range.clone(), "").unwrap();
                 (update, Beside::Text(model.text.delete(range).unwrap()))
             }
             Op::PutAt(keys, value) => {
@@ -261,7 +262,7 @@ fn a_wrong_kind_names_both() {
     for refused in [
         store.add(slot("k"), 1).unwrap_err(),
         store.switch(slot("k"), Wins::Enabling, true).unwrap_err(),
-        store.insert_text(slot("k"), 0, "x").unwrap_err(),
+        store.splice_text(&slot("k"), 0..0, "x").unwrap_err(),
         store.reset(slot("k")).unwrap_err(),
     ] {
         let WriteError::WrongKind { is, asked, .. } = &refused else { panic!("{refused}") };
@@ -297,4 +298,32 @@ fn every_word_is_a_kind_and_every_kind_has_one() {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
     }
     assert!("gcounter".parse::<Kind>().is_err());
+}
+
+#[test]
+fn a_text_saved_as_a_whole_changes_only_what_differs() {
+    let (mut a, mut b) = (Replica::new(0).store, Replica::new(1).store);
+    b.join(&a.replace_text(&slot("t"), "dear all,\nsee you at 9\nada").unwrap().unwrap());
+    let theirs =
+        b.replace_text(&slot("t"), "dear all,\nsee you at 9\nada and bob").unwrap().unwrap();
+    let mine = a.replace_text(&slot("t"), "dear all,\nsee you at 10:30\nada").unwrap().unwrap();
+    a.join(&theirs);
+    b.join(&mine);
+    for store in [&a, &b] {
+        let text = store.get(&slot("t")).unwrap().text().unwrap().to_string();
+        assert_eq!(text, "dear all,\nsee you at 10:30\nada and bob");
+    }
+    assert!(
+        a.replace_text(&slot("t"), "dear all,\nsee you at 10:30\nada and bob").unwrap().is_none()
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_splice_between_two_texts_makes_the_one_of_the_other(a in "[abß]{0,8}", b in "[abß]{0,8}") {
+        let splice = Splice::between(&a, &b);
+        let mut chars: Vec<char> = a.chars().collect();
+        chars.splice(splice.at..splice.at + splice.delete, splice.insert.chars());
+        prop_assert_eq!(chars.into_iter().collect::<String>(), b);
+    }
 }

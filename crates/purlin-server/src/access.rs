@@ -157,6 +157,15 @@ impl Gate {
         }
     }
 
+    /// Whether the request brings this node's token; if not, what to say of what it may not see.
+    pub(crate) fn check_token(&self, headers: &HeaderMap) -> Result<(), String> {
+        match (&self.token, bearer(headers)) {
+            (Some(token), Some(presented)) if token.is(presented) => Ok(()),
+            (Some(_), _) => Err("send `Authorization: Bearer TOKEN`".to_owned()),
+            (None, _) => Err("this node has no token: set `http.token_file`".to_owned()),
+        }
+    }
+
     fn check_without_token(&self, access: Access, caller: &Caller<'_>) -> Result<(), Problem> {
         if access == Access::Admin {
             return Err(self.token_required("an administrative act always needs the bearer token"));

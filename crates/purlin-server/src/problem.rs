@@ -63,6 +63,12 @@ pub struct ProblemDocument {
     /// With `version_mismatch`: the version that is there; absent when there is no value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// With `wrong_kind`: the kind that the name holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind_held: Option<String>,
+    /// With `wrong_kind`: the kind that the request is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind_asked: Option<String>,
 }
 
 /// An error on its way out of a handler; becomes a [`ProblemDocument`].
@@ -97,6 +103,8 @@ impl Problem {
             bound: None,
             published: None,
             version: None,
+            kind_held: None,
+            kind_asked: None,
         };
         Self { status, document: Box::new(document) }
     }
@@ -161,6 +169,13 @@ impl Problem {
     /// The same problem, saying which version is there.
     pub(crate) fn found_version(mut self, version: Option<String>) -> Self {
         self.document.version = version;
+        self
+    }
+
+    /// The same problem, saying which kind is there and which one was asked for.
+    pub(crate) fn between_kinds(mut self, held: &str, asked: &str) -> Self {
+        self.document.kind_held = Some(held.to_owned());
+        self.document.kind_asked = Some(asked.to_owned());
         self
     }
 

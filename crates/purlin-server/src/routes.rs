@@ -13,6 +13,7 @@ mod inspect;
 mod operate;
 mod state;
 mod topics;
+mod watch;
 
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ use axum::{
     routing::{MethodRouter, delete, get, post, put},
 };
 use utoipa::OpenApi;
+
+use self::state::{counters, maps, registers, sets, switches, texts};
 
 use crate::{
     access::Access,
@@ -84,31 +87,42 @@ const TABLE: &[Route] = &[
     },
     route("/v1/state", Access::Read, || get(state::status)),
     route("/v1/state/{set}/keys", Access::Read, || get(state::catalogue)),
-    wide("/v1/counters/{name}", "/v1/counters/{*rest}", Access::Read, || get(state::counter)),
+    route("/v1/state/{set}/watch", Access::Read, || get(state::watch)),
+    wide("/v1/counters/{name}", "/v1/counters/{*rest}", Access::Read, || get(counters::counter)),
     wide("/v1/counters/{name}", "/v1/counters/{*rest}", Access::Write, || {
-        post(state::add).delete(state::remove_counter)
+        post(counters::add).delete(counters::remove_counter)
     }),
-    route("/v1/sets/{name}", Access::Read, || get(state::set)),
-    route("/v1/sets/{name}", Access::Write, || delete(state::remove_set)),
+    route("/v1/sets/{name}", Access::Read, || get(sets::set)),
+    route("/v1/sets/{name}", Access::Write, || delete(sets::remove_set)),
     wide("/v1/sets/{name}/{element}", "/v1/sets/{name}/{*rest}", Access::Read, || {
-        get(state::element)
+        get(sets::element)
     }),
     wide("/v1/sets/{name}/{element}", "/v1/sets/{name}/{*rest}", Access::Write, || {
-        put(state::insert).delete(state::remove_element)
+        put(sets::insert).delete(sets::remove_element)
     }),
-    route("/v1/maps/{name}", Access::Read, || get(state::map)),
-    route("/v1/maps/{name}", Access::Write, || delete(state::remove_map)),
-    wide("/v1/maps/{name}/{key}", "/v1/maps/{name}/{*rest}", Access::Read, || get(state::field)),
+    route("/v1/maps/{name}", Access::Read, || get(maps::map)),
+    route("/v1/maps/{name}", Access::Write, || delete(maps::remove_map)),
+    wide("/v1/maps/{name}/{key}", "/v1/maps/{name}/{*rest}", Access::Read, || get(maps::field)),
     wide("/v1/maps/{name}/{key}", "/v1/maps/{name}/{*rest}", Access::Write, || {
-        put(state::put_field).delete(state::remove_field)
+        put(maps::put_field).delete(maps::remove_field)
     }),
-    wide("/v1/registers/{name}", "/v1/registers/{*rest}", Access::Read, || get(state::register)),
+    wide("/v1/registers/{name}", "/v1/registers/{*rest}", Access::Read, || {
+        get(registers::register)
+    }),
     wide("/v1/registers/{name}", "/v1/registers/{*rest}", Access::Write, || {
-        put(state::put_register).delete(state::remove_register)
+        put(registers::put_register).delete(registers::remove_register)
     }),
-    wide("/v1/values/{name}", "/v1/values/{*rest}", Access::Read, || get(state::values)),
+    wide("/v1/values/{name}", "/v1/values/{*rest}", Access::Read, || get(registers::values)),
     wide("/v1/values/{name}", "/v1/values/{*rest}", Access::Write, || {
-        put(state::put_value).delete(state::remove_values)
+        put(registers::put_value).delete(registers::remove_values)
+    }),
+    wide("/v1/switches/{name}", "/v1/switches/{*rest}", Access::Read, || get(switches::switch)),
+    wide("/v1/switches/{name}", "/v1/switches/{*rest}", Access::Write, || {
+        put(switches::put_switch).delete(switches::remove_switch)
+    }),
+    wide("/v1/texts/{name}", "/v1/texts/{*rest}", Access::Read, || get(texts::text)),
+    wide("/v1/texts/{name}", "/v1/texts/{*rest}", Access::Write, || {
+        put(texts::put_text).post(texts::splice).delete(texts::remove_text)
     }),
     route("/v1/ephemeral", Access::Read, || get(ephemeral::list)),
     route("/v1/ephemeral-watch", Access::Read, || get(ephemeral::watch)),
@@ -199,11 +213,14 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         cluster::node, cluster::members, cluster::links, cluster::ping, cluster::drain,
         events::events, events::live,
         topics::list, topics::publish, topics::stream,
-        state::status, state::catalogue, state::counter, state::add, state::remove_counter,
-        state::set, state::remove_set, state::element, state::insert, state::remove_element,
-        state::map, state::remove_map, state::field, state::put_field, state::remove_field,
-        state::register, state::put_register, state::remove_register,
-        state::values, state::put_value, state::remove_values,
+        state::status, state::catalogue, state::watch,
+        counters::counter, counters::add, counters::remove_counter,
+        sets::set, sets::remove_set, sets::element, sets::insert, sets::remove_element,
+        maps::map, maps::remove_map, maps::field, maps::put_field, maps::remove_field,
+        registers::register, registers::put_register, registers::remove_register,
+        registers::values, registers::put_value, registers::remove_values,
+        switches::switch, switches::put_switch, switches::remove_switch,
+        texts::text, texts::put_text, texts::splice, texts::remove_text,
         ephemeral::list, ephemeral::watch, ephemeral::get, ephemeral::put, ephemeral::remove,
         flags::list, flags::get, flags::put, flags::remove, flags::kill, flags::evaluate,
         caches::list, caches::stats, caches::clear,
@@ -214,7 +231,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     components(schemas(
         shapes::EventReport, shapes::GapReport, shapes::MessageReport, shapes::LagReport,
         shapes::LinksReport, shapes::TopicsReport, shapes::End,
-        shapes::WatchReport, shapes::FlagsChanged,
+        shapes::WatchReport, shapes::FlagsChanged, shapes::ValueReport,
     )),
     modifiers(&BearerToken),
 )]

@@ -4,8 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use purlin_core::{Advice, Outcome, WallTime};
 use purlin_replica::{
-    KEY_BYTES_MAX, NamedState, ReplicaSet, StateError, VALUE_BYTES_MAX, WriteError, Written,
-    replica::SetStatus,
+    KEY_BYTES_MAX, NamedState, PATH_KEYS_MAX, ReplicaSet, StateError, TEXT_BYTES_MAX, TextError,
+    VALUE_BYTES_MAX, WriteError, Written, replica::SetStatus,
 };
 use purlin_store::log::AppendError;
 
@@ -180,11 +180,30 @@ pub(crate) fn refused(error: &StateError) -> Problem {
         StateError::Name => bad("name", "(a zero byte)", "no zero bytes"),
         StateError::Write(WriteError::WrongKind { key, is, asked }) => {
             let name = String::from_utf8_lossy(key.key()).into_owned();
-            conflict("wrong_kind", "The name holds another kind of value").about(
-                "name",
-                &name,
-                &format!("a {asked}; it holds a {is}"),
-            )
+            conflict("wrong_kind", "The name holds another kind of value")
+                .about("name", &name, &format!("a {asked}; it holds a {is}"))
+                .between_kinds(is.word(), asked.word())
+        }
+        StateError::Write(WriteError::OnlyGrows { key, kind }) => {
+            let name = String::from_utf8_lossy(key.key()).into_owned();
+            let title = "Nothing is ever removed from it";
+            conflict("only_grows", title).about("name", &name, &format!("a {kind} only grows"))
+        }
+        StateError::Write(WriteError::Text(TextError::OutOfRange { at, chars })) => {
+            bad("at", &at.to_string(), &format!("0 to {chars}, the end of the text"))
+        }
+        StateError::Write(WriteError::Text(TextError::TooLong { .. })) => {
+            Problem::too_large("the text", TEXT_BYTES_MAX)
+        }
+        StateError::Write(WriteError::Text(error)) => Problem::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "text_full",
+            "The text was written in as many places as it may",
+            error.to_string(),
+        ),
+        StateError::Write(WriteError::Path { keys, .. }) => {
+            let bound = format!("1 to {PATH_KEYS_MAX} keys, none empty, {KEY_BYTES_MAX} bytes");
+            bad("key", &format!("{keys} keys"), &bound)
         }
         StateError::Write(WriteError::TooLarge { .. }) => {
             Problem::too_large("the value", VALUE_BYTES_MAX)

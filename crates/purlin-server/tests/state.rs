@@ -33,6 +33,16 @@ async fn put(world: &World, at: usize, path: &str, body: &'static str) -> Value 
     answer
 }
 
+/// A flag with its audit trail, which only administrators see, once that has `changes` entries.
+async fn audited(world: &World, at: usize, path: &str, changes: usize) -> Value {
+    eventually(path, async || {
+        let request = world.http.get(format!("{}{path}", world.url(at))).bearer_auth(world::TOKEN);
+        let flag: Value = request.send().await.unwrap().json().await.unwrap();
+        flag["audit"].as_array().is_some_and(|audit| audit.len() == changes).then_some(flag)
+    })
+    .await
+}
+
 /// Waits until node `at` answers `path` as `wanted` wants.
 async fn seen(
     world: &World,
@@ -323,10 +333,7 @@ async fn a_flag_change_counts_on_every_node_within_a_second_and_says_who_and_why
     assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
     // An edit that says nothing of the switch leaves it on.
     put(&world, 0, "/v1/flags/shop/new-cart", "{\"otherwise\":\"on\"}").await;
-    let flag = seen(&world, 2, "/v1/flags/shop/new-cart", |_, it| {
-        it["audit"].as_array().is_some_and(|audit| audit.len() == 4)
-    })
-    .await;
+    let flag = audited(&world, 2, "/v1/flags/shop/new-cart", 4).await;
     assert_eq!(flag["killed"], true);
     assert_eq!(flag["audit"][1]["what"], "killed");
     assert_eq!(
@@ -393,5 +400,224 @@ async fn what_was_acknowledged_is_there_after_the_whole_cluster_was_restarted() 
         (&state["sets"][0]["durable"], &state["sets"][1]["durable"]),
         (&json!(true), &json!(false))
     );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_is_made_by_its_type_and_found_by_its_name_on_another_node() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let post = async |at: usize, path: &str, body: &'static str| {
+        let (status, answer) = ask(&world, at, Method::POST, path, body).await;
+        assert_eq!(status, StatusCode::OK, "POST {path}: {answer}");
+        answer
+    };
+
+    let grown = post(0, "/v1/counters/served?type=grow_counter", "{\"by\":7}").await;
+    assert_eq!(grown, json!({"name": "served", "kind": "grow_counter", "value": 7}));
+    let served = seen(&world, 1, "/v1/counters/served", |_, it| it["value"] == 7).await;
+    assert_eq!(served["kind"], "grow_counter");
+    post(1, "/v1/counters/served", "{\"by\":1}").await;
+    let (status, problem) =
+        ask(&world, 1, Method::POST, "/v1/counters/served", "{\"by\":-1}").await;
+    assert_eq!((status.as_u16(), &problem["field"]), (422, &json!("by")), "{problem}");
+
+    post(0, "/v1/counters/since?type=resettable_counter", "{\"by\":5}").await;
+    seen(&world, 1, "/v1/counters/since", |_, it| it["value"] == 5).await;
+    assert_eq!(post(1, "/v1/counters/since", "{\"reset\":true}").await["value"], 0);
+    seen(&world, 0, "/v1/counters/since", |_, it| it["value"] == 0).await;
+    assert_eq!(post(0, "/v1/counters/since", "{\"by\":-2}").await["value"], -2);
+
+    put(&world, 0, "/v1/sets/seen/a?type=grow_set", "").await;
+    seen(&world, 1, "/v1/sets/seen", |_, it| it["elements"] == json!(["a"])).await;
+    for path in ["/v1/sets/seen/a", "/v1/sets/seen"] {
+        let (status, problem) = ask(&world, 1, Method::DELETE, path, "").await;
+        assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("only_grows")), "{problem}");
+    }
+
+    put(&world, 0, "/v1/sets/banned/eve?type=remove_wins_set", "").await;
+    put(&world, 0, "/v1/sets/banned/mallory", "").await;
+    let both = json!(["eve", "mallory"]);
+    seen(&world, 1, "/v1/sets/banned", |_, it| it["elements"] == both).await;
+    assert_eq!(ask(&world, 1, Method::DELETE, "/v1/sets/banned/eve", "").await.1["removed"], true);
+    seen(&world, 0, "/v1/sets/banned/eve", |status, _| status == 404).await;
+    let banned = seen(&world, 0, "/v1/sets/banned?limit=1", |_, _| true).await;
+    assert_eq!(
+        (&banned["elements"], &banned["kind"]),
+        (&json!(["mallory"]), &json!("remove_wins_set"))
+    );
+
+    put(&world, 0, "/v1/switches/alarm", "{\"on\":true}").await;
+    put(&world, 0, "/v1/switches/line?type=disable_wins", "{\"on\":true}").await;
+    let alarm = seen(&world, 1, "/v1/switches/alarm", |_, it| it["on"] == true).await;
+    assert_eq!(alarm["kind"], "enable_wins");
+    seen(&world, 1, "/v1/switches/line", |_, it| it["kind"] == "disable_wins" && it["on"] == true)
+        .await;
+    put(&world, 1, "/v1/switches/line", "{\"on\":false}").await;
+    seen(&world, 0, "/v1/switches/line", |_, it| it["on"] == false).await;
+
+    put(&world, 0, "/v1/maps/shop/eu/de/vat?type=nested_map", "19").await;
+    put(&world, 0, "/v1/maps/shop/eu/fr/vat", "20").await;
+    put(&world, 0, "/v1/maps/shop/eu/a%2Fb", "x").await;
+    let keys = |it: &Value| -> Vec<String> {
+        let entries = it["entries"].as_array().cloned().unwrap_or_default();
+        entries.iter().map(|entry| entry["key"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ["eu/a%2Fb", "eu/de/vat", "eu/fr/vat"];
+    seen(&world, 1, "/v1/maps/shop", |_, it| keys(it) == all).await;
+    let page = seen(&world, 1, "/v1/maps/shop?limit=1", |_, _| true).await;
+    let next =
+        format!("/v1/maps/shop?after={}", page["next"].as_str().unwrap().replace('%', "%25"));
+    assert_eq!(keys(&seen(&world, 1, &next, |_, _| true).await), all[1..]);
+    seen(&world, 1, "/v1/maps/shop/eu/de/vat", |_, it| it == 19).await;
+    assert_eq!(ask(&world, 1, Method::DELETE, "/v1/maps/shop/eu/de", "").await.1["removed"], true);
+    seen(&world, 0, "/v1/maps/shop", |_, it| keys(it) == [all[0], all[2]]).await;
+    // A value in place of a whole map.
+    put(&world, 0, "/v1/maps/shop/eu", "left").await;
+    seen(&world, 1, "/v1/maps/shop", |_, it| keys(it) == ["eu"]).await;
+
+    put(&world, 0, "/v1/texts/notes/today", "milk").await;
+    seen(&world, 1, "/v1/texts/notes/today", |_, it| it == "milk").await;
+    assert_eq!(post(1, "/v1/texts/notes/today", "{\"insert\":\"\\neggs ü\"}").await["chars"], 11);
+    post(0, "/v1/texts/notes/today", "{\"at\":0,\"delete\":1,\"insert\":\"M\"}").await;
+    for at in 0..2 {
+        seen(&world, at, "/v1/texts/notes/today", |_, it| it == "Milk\neggs ü").await;
+    }
+    put(&world, 1, "/v1/texts/notes/today", "Milk, bread\neggs ü").await;
+    seen(&world, 0, "/v1/texts/notes/today", |_, it| it == "Milk, bread\neggs ü").await;
+    for (body, field) in
+        [("{\"at\":99}", "at"), ("{\"delete\":1}", "at"), ("{\"dalete\":1}", "body")]
+    {
+        let (status, problem) = ask(&world, 0, Method::POST, "/v1/texts/notes/today", body).await;
+        assert_eq!((status.as_u16(), &problem["field"]), (422, &json!(field)), "{problem}");
+    }
+    let (status, problem) =
+        ask(&world, 0, Method::PUT, "/v1/texts/notes/today", vec![b'x'; (1 << 20) + 1]).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (413, &json!("too_large")), "{problem}");
+    assert_eq!(ask(&world, 0, Method::PUT, "/v1/texts/t", vec![0xff]).await.0, 422);
+
+    // What the name holds decides; another type is refused with both named.
+    for (path, held, asked) in [
+        ("/v1/counters/served?type=counter", "grow_counter", "counter"),
+        ("/v1/counters/notes/today", "text", "counter"),
+        ("/v1/texts/served", "grow_counter", "text"),
+        ("/v1/sets/seen?type=remove_wins_set", "grow_set", "remove_wins_set"),
+        ("/v1/maps/shop?type=map", "nested_map", "map"),
+        ("/v1/switches/line?type=enable_wins", "disable_wins", "enable_wins"),
+        ("/v1/registers/alarm", "enable_wins", "register"),
+    ] {
+        let (status, problem) = ask(&world, 0, Method::GET, path, "").await;
+        assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("wrong_kind")), "{path}");
+        assert_eq!((&problem["kind_held"], &problem["kind_asked"]), (&json!(held), &json!(asked)));
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(held) && detail.contains(asked), "{detail}");
+    }
+    let (status, problem) = ask(&world, 0, Method::GET, "/v1/counters/c?type=gauge", "").await;
+    assert_eq!((status.as_u16(), &problem["field"]), (422, &json!("type")), "{problem}");
+
+    for path in [
+        "/v1/counters/served",
+        "/v1/counters/since",
+        "/v1/switches/alarm",
+        "/v1/switches/line",
+        "/v1/maps/shop",
+        "/v1/texts/notes/today",
+    ] {
+        let (status, answer) = ask(&world, 0, Method::DELETE, path, "").await;
+        assert_eq!((status.as_u16(), &answer["removed"]), (200, &json!(true)), "{path}");
+    }
+    seen(&world, 1, "/v1/state/crdt/keys", |_, it| {
+        let rows = it["rows"].as_array().cloned().unwrap_or_default();
+        let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+        names == ["banned", "seen"]
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_sees_every_kind_change_in_order_and_from_where() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let mut watch = world.open(1, "/v1/state/crdt/watch?prefix=w/").await;
+    assert_eq!(watch.next().await.unwrap().name, "ready");
+    let mut told = async |kind: &str| {
+        let event = watch.next().await.unwrap();
+        assert_eq!(
+            (event.name.as_str(), &event.data["kind"]),
+            ("change", &json!(kind)),
+            "{event:?}"
+        );
+        event.data
+    };
+
+    ask(&world, 0, Method::POST, "/v1/counters/unwatched", "{\"by\":1}").await;
+    ask(&world, 0, Method::POST, "/v1/counters/w/c", "{\"by\":2}").await;
+    ask(&world, 0, Method::POST, "/v1/counters/w/c", "{\"by\":3}").await;
+    let (first, second) = (told("counter").await, told("counter").await);
+    assert_eq!(
+        (&first["by"], &second["by"], &second["now"]["count"]),
+        (&json!(2), &json!(3), &json!(5))
+    );
+    assert_eq!(
+        (&first["cause"], &first["told_by"], &first["writers"]),
+        (&json!("told"), &json!("n1"), &json!(["n1"]))
+    );
+
+    put(&world, 0, "/v1/texts/w/t", "hello world").await;
+    assert_eq!(
+        told("text").await["splice"],
+        json!({"at": 0, "delete": 0, "insert": "hello world"})
+    );
+    put(&world, 0, "/v1/texts/w/t", "hello, world").await;
+    let change = told("text").await;
+    assert_eq!(change["splice"], json!({"at": 5, "delete": 0, "insert": ","}));
+    assert_eq!((&change["now"]["chars"], &change["name"]), (&json!(12), &json!("w/t")));
+
+    put(&world, 1, "/v1/sets/w%2Fs/e", "").await;
+    let change = told("set").await;
+    assert_eq!(
+        (&change["name"], &change["key"], &change["now"]),
+        (&json!("w/s"), &json!("e"), &json!({}))
+    );
+    assert_eq!((&change["cause"], &change["told_by"]), (&json!("here"), &Value::Null));
+    ask(&world, 1, Method::DELETE, "/v1/sets/w%2Fs/e", "").await;
+    assert_eq!(told("set").await["now"], Value::Null);
+
+    put(&world, 0, "/v1/maps/w%2Fm/a/b?type=nested_map", "1").await;
+    let change = told("nested_map").await;
+    assert_eq!(
+        (&change["entries"][0]["key"], &change["entries"][0]["value"]),
+        (&json!("a/b"), &json!("1"))
+    );
+    put(&world, 0, "/v1/maps/w%2Fm/a", "2").await;
+    let change = told("nested_map").await;
+    assert_eq!((&change["entries"][0]["key"], &change["removed"]), (&json!("a"), &json!(["a/b"])));
+
+    put(&world, 0, "/v1/switches/w/s?type=disable_wins", "{\"on\":true}").await;
+    assert_eq!(told("disable_wins").await["now"], json!({"on": true}));
+    put(&world, 0, "/v1/values/w/v", "x").await;
+    assert_eq!(told("multi_value").await["now"], json!({"values": ["x"]}));
+    put(&world, 0, "/v1/registers/w/r", "x").await;
+    let change = told("register").await;
+    assert_eq!((&change["now"]["value"], &change["now"]["origin"]), (&json!("x"), &json!("n1")));
+    ask(&world, 0, Method::DELETE, "/v1/registers/w/r", "").await;
+    assert_eq!(told("register").await["now"], Value::Null);
+    let (status, _) = ask(&world, 0, Method::GET, "/v1/state/none/watch", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_changed_a_flag_is_told_to_administrators_only() {
+    let world = World::start(1).await;
+    put(&world, 0, "/v1/flags/f", "{\"otherwise\":\"on\",\"who\":\"ada\",\"why\":\"launch\"}")
+        .await;
+    let (status, flag) = ask(&world, 0, Method::GET, "/v1/flags/f", "").await;
+    assert_eq!((status.as_u16(), &flag["summary"]), (200, &json!("on for everybody")));
+    assert!(flag.get("audit").is_none(), "{flag}");
+    assert!(flag["audit_note"].as_str().unwrap().contains("needs the token"), "{flag}");
+    let flag = audited(&world, 0, "/v1/flags/f", 1).await;
+    assert_eq!((&flag["audit"][0]["why"], flag.get("audit_note")), (&json!("launch"), None));
     world.stop().await;
 }

@@ -10,16 +10,14 @@ use axum::{
     response::Response,
 };
 use purlin_core::HlcTimestamp;
-use purlin_replica::{Change, Kind, Origin};
-use tokio::sync::broadcast::{Receiver, error::RecvError, error::TryRecvError};
+use purlin_replica::{Change, Kind};
 
 use super::state::{rest_of, value, value_response, written_response};
 use crate::{
-    app::{App, StreamPlace},
+    app::App,
     input::Params,
     problem::{Problem, ReadRefusals, WriteRefusals},
-    shapes::{End, EphemeralChange, EphemeralReport, LagReport, RemovedReport, WatchReport},
-    sse::{self, Frames, Next, Source},
+    shapes::{EphemeralChange, EphemeralReport, RemovedReport},
     state::{Page, absent, entry, pair_key, refused, text_or_base64},
 };
 
@@ -155,64 +153,14 @@ pub(super) async fn list(
 pub(super) async fn watch(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["prefix"])?;
     let prefix = params.get("prefix").unwrap_or_default().to_owned();
-    let place = app.stream_place()?;
-    let changes = app.host.ephemeral().watch();
-    let closing = app.closing.clone();
-    let source = Watching { app, prefix, changes, is_begun: false, _place: place };
-    Ok(sse::respond(source, closing))
+    let set = app.host.ephemeral().clone();
+    super::watch::watch(app, &set, prefix, change_report)
 }
 
-struct Watching {
-    app: Arc<App>,
-    prefix: String,
-    changes: Receiver<Change>,
-    is_begun: bool,
-    _place: StreamPlace,
-}
-
-impl Watching {
-    fn write(&self, frames: &mut Frames, change: &Change) {
-        if !change.key.starts_with(self.prefix.as_bytes()) {
-            return;
-        }
-        let (key, key_base64) = text_or_base64(&change.key);
-        let written = change.now.as_ref().and_then(|cell| cell.register());
-        let now =
-            written.map(|it| entry(&change.key, it, self.app.host.origins(), self.app.host.wall()));
-        let (cause, told_by) = match &change.origin {
-            Origin::Here => ("here", None),
-            Origin::Told(node) => ("told", Some(node.name.to_string())),
-            Origin::Expired => ("expired", None),
-        };
-        let report = EphemeralChange { key, key_base64, now, cause: cause.to_owned(), told_by };
-        frames.json("change", None, &report);
-    }
-}
-
-impl Source for Watching {
-    async fn fill(&mut self, frames: &mut Frames) -> Next {
-        if !self.is_begun {
-            self.is_begun = true;
-            frames.json("ready", None, &WatchReport { prefix: self.prefix.clone() });
-            return Next::More;
-        }
-        while frames.is_empty() {
-            match self.changes.recv().await {
-                Ok(change) => self.write(frames, &change),
-                Err(RecvError::Lagged(missed)) => frames.json("lag", None, &LagReport { missed }),
-                Err(RecvError::Closed) => return Next::Ended(End::finished()),
-            }
-        }
-        // What waits leaves with it, up to a chunk.
-        while !frames.is_full() {
-            match self.changes.try_recv() {
-                Ok(change) => self.write(frames, &change),
-                Err(TryRecvError::Lagged(missed)) => {
-                    frames.json("lag", None, &LagReport { missed });
-                }
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
-        }
-        Next::More
-    }
+fn change_report(app: &App, change: &Change) -> EphemeralChange {
+    let (key, key_base64) = text_or_base64(&change.key);
+    let written = change.now.as_ref().and_then(|cell| cell.register());
+    let now = written.map(|it| entry(&change.key, it, app.host.origins(), app.host.wall()));
+    let (cause, told_by) = super::watch::cause(change);
+    EphemeralChange { key, key_base64, now, cause, told_by }
 }

@@ -59,7 +59,8 @@ pub(super) async fn list(
     Ok(Json(FlagsReport { flags: found.iter().map(report).collect(), next }))
 }
 
-/// A flag's definition, and its changes with who, when and why, the newest first.
+/// A flag's definition, and its changes with who, when and why, the newest first. Those are shown
+/// to administrators: without the token `audit_note` says so, and the rest is there all the same.
 #[utoipa::path(
     get, path = "/v1/flags/{name}", tag = "flags", security((), ("token" = [])),
     params(("name" = String, Path, description = "Letters, digits, `-`, `_`, `.` and `/`")),
@@ -68,6 +69,7 @@ pub(super) async fn list(
 pub(super) async fn get(
     State(app): State<Arc<App>>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Json<FlagReport>, Problem> {
     Params::read(&uri, &[])?;
     let name = rest_of(&uri, PREFIX)?;
@@ -75,7 +77,10 @@ pub(super) async fn get(
     let flag = flags.get(&name).ok_or_else(|| absent("flag", &name))?;
     let audit: Vec<AuditReport> = flags.audit(&name).iter().map(audit_report).collect();
     let mut report = flag_report(&flag, audit.first().cloned());
-    report.audit = Some(audit);
+    match app.gate.check_token(&headers) {
+        Ok(()) => report.audit = Some(audit),
+        Err(how) => report.audit_note = Some(format!("the audit trail needs the token: {how}")),
+    }
     Ok(Json(report))
 }
 
@@ -298,6 +303,7 @@ fn flag_report(named: &NamedFlag, last_change: Option<AuditReport>) -> FlagRepor
         rules: definition.rules,
         last_change,
         audit: None,
+        audit_note: None,
     }
 }
 
