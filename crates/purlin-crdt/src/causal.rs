@@ -146,6 +146,18 @@ impl<R: Replica, S: DotStore<R>> Lattice for Delta<R, S> {
 }
 
 impl<R: Replica, S: DotStore<R>> Delta<R, S> {
+    /// An update made by a caller that keeps store and context itself: `context` must hold every
+    /// dot of `store` and every dot it replaces or removes, and `store` must name their keys.
+    pub fn new(store: S, context: Dots<R>) -> Self {
+        Self { store, context }
+    }
+
+    /// What it writes and the dots it brings and removes.
+    #[must_use]
+    pub fn into_inner(self) -> (S, Dots<R>) {
+        (self.store, self.context)
+    }
+
     /// What it writes.
     #[must_use]
     pub fn store(&self) -> &S {

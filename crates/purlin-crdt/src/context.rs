@@ -355,6 +355,49 @@ impl<R: Replica> CausalContext<R> {
         })
     }
 
+    /// Notes what `other` has seen of one life.
+    pub fn join_life(&mut self, other: &Self, life: &R) {
+        if let Some(theirs) = other.seen.get(life) {
+            let ours = self.seen.entry(life.clone()).or_default();
+            theirs.spans().for_each(|(first, last)| ours.insert(first, last));
+        }
+    }
+
+    /// Whether everything `other` has seen of `life` was seen here too.
+    #[must_use]
+    pub fn covers_life(&self, other: &Self, life: &R) -> bool {
+        let (ours, theirs) = (self.seen.get(life), other.seen.get(life));
+        let mut spans = theirs.into_iter().flat_map(Seen::spans);
+        spans.all(|(first, last)| gaps(ours, first, last).is_empty())
+    }
+
+    /// The highest dot seen of `life`; 0 for none.
+    #[must_use]
+    pub fn highest(&self, life: &R) -> u64 {
+        self.seen
+            .get(life)
+            .map_or(0, |seen| seen.runs.last_key_value().map_or(seen.upto, |(_, &last)| last))
+    }
+
+    /// Notes every dot of `life` up to `last` as seen.
+    pub fn fill(&mut self, life: &R, last: u64) {
+        if last > 0 {
+            self.seen.entry(life.clone()).or_default().insert(1, last);
+        }
+    }
+
+    /// Whether anything was seen of `life`.
+    #[must_use]
+    pub fn has_life(&self, life: &R) -> bool {
+        self.seen.contains_key(life)
+    }
+
+    /// How many lives it has seen something of.
+    #[must_use]
+    pub fn lives(&self) -> usize {
+        self.seen.len()
+    }
+
     /// Keeps only the lives for which `keep` says so. Safe only for lives whose every dot has
     /// reached every replica, or that the membership has retired for good: forgetting a life
     /// makes its dots look unseen again.

@@ -288,8 +288,10 @@ impl<K: Ord, S> DotMap<K, S> {
         self.0.retain(keep);
     }
 
-    /// Joins `store`, what the other side keeps under `key`, into what is kept here.
-    pub(crate) fn join_key<R: Replica>(
+    /// Joins `store`, what the other side keeps under `key`, into what is kept here; a side that
+    /// keeps nothing is an empty store. For callers that keep the contexts themselves: `ours` must
+    /// be what was seen *before* `store` was heard, and its dots be noted afterwards.
+    pub fn join_key<R: Replica>(
         &mut self,
         key: &K,
         ours: &impl Knows<R>,
@@ -322,8 +324,8 @@ impl<K: Ord, S> DotMap<K, S> {
         self.0.entry(key).or_default()
     }
 
-    /// Takes `key` out without a trace.
-    pub(crate) fn forget(&mut self, key: &K) {
+    /// Takes `key` out without a trace: not a removal, which others would hear of.
+    pub fn forget(&mut self, key: &K) {
         self.0.remove(key);
     }
 

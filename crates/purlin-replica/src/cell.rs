@@ -542,6 +542,13 @@ impl Cell {
         values + elements + fields + paths + written + text + 8 * numbers
     }
 
+    /// How many bytes the longest of its values, elements and field names has.
+    pub(crate) fn longest(&self) -> usize {
+        let names = self.elements().map(Bytes::len).chain(self.fields().map(|(it, _)| it.len()));
+        let values = self.values().map(Bytes::len).chain(self.writes().map(|it| it.value.len()));
+        names.chain(values).max().unwrap_or(0)
+    }
+
     /// When the latest write in it was made; `None` for kinds that keep no time.
     #[must_use]
     pub fn last_written(&self) -> Option<HlcTimestamp> {

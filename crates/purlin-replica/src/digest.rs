@@ -11,10 +11,9 @@
 
 use purlin_core::Dot;
 use purlin_core::hlc::NodeTag;
-use purlin_crdt::DotStore;
 use purlin_ring::hash::mix;
 
-use crate::{cell::Cell, slot::Slot};
+use crate::slot::Slot;
 
 /// Leaves of a branch, and branches of the tree.
 pub const FANOUT: usize = 256;
@@ -61,26 +60,8 @@ pub struct DigestTree {
 }
 
 impl DigestTree {
-    /// Notes that the entry under `slot` was `before` and is `after`.
-    pub(crate) fn change(&mut self, slot: &Slot, before: Option<&Cell>, after: Option<&Cell>) {
-        let mut delta = 0;
-        for cell in [before, after].into_iter().flatten() {
-            cell.dots(&mut |dot| delta ^= digest(slot, dot));
-        }
-        self.toggle(slot, delta);
-    }
-
-    /// Notes that under `slot` these dots came or went.
-    pub(crate) fn change_dots(
-        &mut self,
-        slot: &Slot,
-        dots: impl IntoIterator<Item = Dot<NodeTag>>,
-    ) {
-        let delta = dots.into_iter().fold(0, |delta, dot| delta ^ digest(slot, &dot));
-        self.toggle(slot, delta);
-    }
-
-    fn toggle(&mut self, slot: &Slot, delta: u64) {
+    /// Notes that under `slot` dots came or went whose digests make up `delta`.
+    pub(crate) fn toggle(&mut self, slot: &Slot, delta: u64) {
         if delta == 0 {
             return;
         }
@@ -121,6 +102,7 @@ impl DigestTree {
     }
 }
 
-fn digest(slot: &Slot, dot: &Dot<NodeTag>) -> u64 {
+/// The digest of one dot under `slot`: comes and goes by exclusive-or.
+pub(crate) fn digest(slot: &Slot, dot: &Dot<NodeTag>) -> u64 {
     mix(slot.hash() ^ mix(dot.node.0 ^ mix(dot.counter)))
 }

@@ -6,31 +6,55 @@
 //! kept, part by part while writers go on. What lies before is forgotten.
 
 use purlin_core::hlc::NodeTag;
-use purlin_crdt::CausalContext;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Leaf,
+    interest::Interest,
+    knowledge::{Claims, Knowledge},
     store::{Entries, Store, Update},
+    sync::KnownLives,
     wire::Piece,
 };
 
 /// How many bytes of changes are kept, at least, before the whole state is written again.
 pub(crate) const COMPACT_AFTER_BYTES: usize = 8 << 20;
 
-/// One record of a durable replica. Stored as postcard under a version byte; fields are appended
-/// only together with a new version.
+/// One record of a durable replica.
+///
+/// Stored as postcard under a version byte. A record is never changed: a new kind goes to the end
+/// under a new version, and a release reads every version from [`OLDEST`] to [`VERSION`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A write, made here or heard.
-    Update(Update),
-    /// A piece of another replica's state, with all that one had seen.
-    Piece(Piece, CausalContext<NodeTag>),
-    /// All of this has been seen: the pieces of another's state are in, or one's own state follows.
-    Absorb(CausalContext<NodeTag>),
+    Update(#[serde(with = "crate::pack")] Update),
+    /// A piece of another replica's state.
+    Piece {
+        /// The piece.
+        piece: Piece,
+        /// The keys both keep: of no other does the piece say anything.
+        keys: Interest,
+        /// All that the other had seen.
+        theirs: Claims,
+    },
+    /// All of this has been seen: the pieces of another's state are in.
+    Absorb(Claims, Option<NodeTag>),
+    /// Exactly this has been seen, at this place of the log; the whole state follows.
+    Known(Knowledge),
     /// Everything one keeps in some leaves, as it is at this place of the log.
     Part(Part),
+    /// More keys are kept from here on.
+    Widened(Interest),
+    /// Only these keys are kept from here on.
+    Narrowed(Interest),
+    /// What is known of lives, at this place of the log.
+    Lives(KnownLives),
+    /// A life that is over: everybody has seen all of it and nothing of it is left.
+    Pruned(NodeTag),
 }
+
+/// How many kinds of records this release knows.
+const KINDS: u8 = 9;
 
 /// Everything a replica keeps from one leaf up to another.
 ///
@@ -44,18 +68,29 @@ pub struct Part {
     /// The first leaf behind it; `None` for the end.
     pub to: Option<Leaf>,
     /// All that is kept there.
+    #[serde(with = "crate::pack::entries")]
     pub entries: Entries,
 }
 
 /// The format this release writes.
-const VERSION: u8 = 2;
+pub const VERSION: u8 = 2;
+/// The oldest format this release reads.
+pub const OLDEST: u8 = 2;
 
 /// Why a record cannot be read. The replica does not start: what it would lose was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// It was written by another release.
-    #[error("record of version {0}; this release reads version {VERSION}")]
+    #[error("record of version {0}; this release reads versions {OLDEST} to {VERSION}")]
     Version(u8),
+    /// It is of a kind that this release does not know.
+    #[error("record of unknown kind {kind} in version {VERSION}, which has kinds 0 to {last}")]
+    Kind {
+        /// Which.
+        kind: u8,
+        /// The last kind that this release knows.
+        last: u8,
+    },
     /// It checks but cannot be decoded.
     #[error("undecodable record: {0}")]
     Undecodable(String),
@@ -78,6 +113,9 @@ impl Record {
     /// [`RecordError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         match bytes.split_first() {
+            Some((&VERSION, [kind, ..])) if *kind >= KINDS => {
+                Err(RecordError::Kind { kind: *kind, last: KINDS - 1 })
+            }
             Some((&VERSION, rest)) => postcard::from_bytes(rest)
                 .map_err(|error| RecordError::Undecodable(error.to_string())),
             Some((&version, _)) => Err(RecordError::Version(version)),
@@ -91,12 +129,22 @@ impl Store {
     pub(crate) fn redo(&mut self, record: &Record) {
         match record {
             Record::Update(update) => drop(self.join(update)),
-            Record::Piece(piece, theirs) => {
+            Record::Piece { piece, keys, theirs } => {
                 let (from, to) = piece.range();
-                drop(self.join_piece(&from, to.as_ref(), &piece.entries, theirs));
+                drop(self.join_piece(keys, &from, to.as_ref(), &piece.entries, theirs));
             }
-            Record::Absorb(seen) => self.absorb(seen),
+            Record::Absorb(theirs, author) => self.absorb(theirs, *author),
+            Record::Known(known) => self.set_known(known.clone()),
             Record::Part(part) => self.restore(part),
+            Record::Widened(keys) => {
+                self.known_mut().widen(keys.clone());
+            }
+            Record::Narrowed(keys) => drop(self.narrow(keys)),
+            Record::Pruned(life) => {
+                self.known_mut().prune(*life);
+            }
+            // No part of the state: for whoever deals with neighbours.
+            Record::Lives(_) => {}
         }
     }
 
@@ -211,24 +259,26 @@ mod tests {
                     }
                 }
                 Act::Pull => {
-                    let seen = self.there.context().clone();
+                    let theirs = self.there.known().claims().clone();
+                    let all = Interest::all();
                     for (slot, cell) in self.there.iter() {
                         let (leaf, from) = (Leaf::of(slot), Some(slot.clone()));
                         let entries = Entries::one(slot.clone(), cell.clone());
                         let piece = Piece { leaf, from, to: None, entries };
                         let (start, end) = piece.range();
-                        self.here.join_piece(&start, end.as_ref(), &piece.entries, &seen);
-                        self.log.push(Record::Piece(piece, seen.clone()));
+                        self.here.join_piece(&all, &start, end.as_ref(), &piece.entries, &theirs);
+                        let (keys, theirs) = (all.clone(), theirs.clone());
+                        self.log.push(Record::Piece { piece, keys, theirs });
                     }
-                    self.here.absorb(&seen);
-                    self.log.push(Record::Absorb(seen));
+                    self.here.absorb(&theirs, None);
+                    self.log.push(Record::Absorb(theirs, None));
                 }
                 Act::Compact => {
                     let (from, leaf) = match self.writing.take() {
                         Some(writing) => writing,
                         None => {
                             let from = self.log.len();
-                            self.log.push(Record::Absorb(self.here.context().clone()));
+                            self.log.push(Record::Known(self.here.known().clone()));
                             (from, Leaf(0))
                         }
                     };
@@ -249,6 +299,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_of_another_release_is_named_and_not_guessed_at() {
+        let bytes = Record::Pruned(NodeTag(1)).encode();
+        let with = |at: usize, value: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = value;
+            Record::decode(&bytes).unwrap_err().to_string()
+        };
+        assert_eq!(with(0, 9), "record of version 9; this release reads versions 2 to 2");
+        assert_eq!(with(1, 9), "record of unknown kind 9 in version 2, which has kinds 0 to 8");
+        assert!(Record::decode(&[]).is_err());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
@@ -265,8 +328,9 @@ mod tests {
                 store.iter().map(|(slot, cell)| (slot.clone(), cell.clone())).collect()
             };
             prop_assert_eq!(entries(&again), entries(&world.here));
-            prop_assert_eq!(again.context(), world.here.context());
-            prop_assert_eq!(again.digests().root(), world.here.digests().root());
+            prop_assert_eq!(again.known(), world.here.known());
+            let all = Interest::all();
+            prop_assert_eq!(again.digests(&all).root(), world.here.digests(&all).root());
         }
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! In reading order:
 //! - [`slot`], [`cell`]: keys, and what one key holds
+//! - [`interest`], [`knowledge`]: which keys a replica keeps, and what it has seen of them
 //! - [`store`]: one replica's state: writes make updates, updates make changes
 //! - [`log`], [`digest`], [`wire`], [`sync`]: how replicas become equal; pure
 //! - [`journal`]: what a durable replica writes down
@@ -20,9 +21,12 @@ pub mod digest;
 mod expiry;
 pub mod flag;
 pub mod flags;
+pub mod interest;
 pub mod journal;
 mod kinds;
+pub mod knowledge;
 pub mod log;
+mod pack;
 pub mod replica;
 pub mod slot;
 pub mod store;
@@ -33,6 +37,7 @@ pub mod wire;
 pub use cell::{Cell, Kind, Path, UnknownKind, Wins, Written};
 pub use collection::{Map, NamedState, Set};
 pub use flags::Flags;
+pub use interest::{Interest, InterestError};
 pub use kinds::Splice;
 pub use purlin_crdt::{TextError, text::TEXT_BYTES_MAX};
 pub use replica::{Change, Origin, ReplicaConfig, ReplicaSet, SetStatus, StateError};

@@ -53,6 +53,11 @@ impl Log {
         self.before + self.entries.len() as u64
     }
 
+    /// About how many bytes it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn push(&mut self, update: Update, bytes: usize, from: Option<NodeId>) {
         self.bytes += bytes;
         self.entries.push_back(Entry { update, bytes, from });

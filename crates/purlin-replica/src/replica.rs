@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use purlin_cluster::{Cluster, view::Watch};
 use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime, watch};
 use purlin_net::{
     ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
@@ -26,12 +27,15 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use crate::{
     cell::{Cell, Kind, Written},
     digest::Leaf,
+    interest::Interest,
     journal::{COMPACT_AFTER_BYTES, Record, RecordError},
     slot::{KeyError, Slot},
     store::{Changed, Store, Update, WriteError},
-    sync::{Counters, Input, Lag, Output, Sync, SyncConfig},
+    sync::{
+        ContextSize, Counters, Input, Lag, Membership, Output, StillCatchingUp, Sync, SyncConfig,
+    },
     view::View,
-    wire::Message,
+    wire::{Message, Versions},
 };
 
 /// How many changes a slow watcher may fall behind before it hears how many it missed.
@@ -59,6 +63,9 @@ pub struct ReplicaConfig {
     /// The most keys it takes from writers here. What other nodes wrote is always taken in: to
     /// refuse it would leave replicas unequal for ever. Default 2 million.
     pub keys_max: usize,
+    /// Which keys this node keeps. Default all. Others are neither written nor read here, and cost
+    /// nothing; each key should be kept by as many nodes as may be lost at once, plus one.
+    pub interest: Interest,
     /// How it talks to its neighbours.
     pub sync: SyncConfig,
     /// Where it is kept across restarts; `None` keeps it in memory only.
@@ -75,6 +82,7 @@ impl ReplicaConfig {
             service,
             name,
             keys_max: 2_000_000,
+            interest: Interest::all(),
             sync: SyncConfig::default(),
             dir: None,
             disk: RealDisk::shared(),
@@ -137,10 +145,10 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A record of its log cannot be understood, so starting would lose what it holds.
-    #[error("{dir}: record {lsn}: {error}")]
+    #[error("{file}: record {lsn}: {error}")]
     Record {
-        /// The log's directory.
-        dir: PathBuf,
+        /// The file it is in.
+        file: PathBuf,
         /// Which record.
         lsn: Lsn,
         /// Why.
@@ -170,6 +178,8 @@ pub enum Origin {
     Told(NodeId),
     /// Its time was over.
     Expired,
+    /// This node does not keep such keys any more; others do.
+    Dropped,
 }
 
 /// What is known of a set.
@@ -179,8 +189,14 @@ pub struct SetStatus {
     pub name: &'static str,
     /// How many keys it has.
     pub keys: usize,
+    /// Which keys this node keeps.
+    pub keeps: Interest,
+    /// Which of them it wants to go on keeping; the rest goes once others are known to have it.
+    pub wants: Interest,
     /// How every neighbour stands.
     pub lag: Vec<Lag>,
+    /// What is remembered besides the keys.
+    pub context: ContextSize,
     /// What happened so far.
     pub counters: Counters,
     /// Messages that could not be handed to a channel; they are sent again.
@@ -267,6 +283,13 @@ impl ReplicaSet {
             Some(dir) => Some(recover(Arc::clone(&config.disk), dir, &mut sync, &view)?),
             None => None,
         };
+        let mut begun = Vec::new();
+        sync.begin(&config.interest, &mut begun);
+        let asked = sync.set_interest(clock.now(), config.interest.clone(), &mut begun);
+        if let Err(error) = asked {
+            // What it kept goes on being kept; the state report shows the difference.
+            tracing::error!(set = config.name, interest = %config.interest, %error, "as before");
+        }
         // Bounded by the bytes that may wait for the disk: the log refuses more.
         let (flushing, fates) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
@@ -288,6 +311,7 @@ impl ReplicaSet {
             unpersisted: AtomicU64::new(0),
             config,
         });
+        inner.carry_out(&inner.sync.lock(), begun);
         let events = transport.events();
         transport.register(inner.config.service, Arc::new(Ear(Arc::downgrade(&inner))));
         tokio::spawn(follow_peers(Arc::downgrade(&inner), events));
@@ -329,7 +353,11 @@ impl ReplicaSet {
     #[must_use]
     pub fn status(&self) -> SetStatus {
         let sync = self.inner.sync.lock();
+        let (keeps, wants) = sync.interest();
         SetStatus {
+            keeps: keeps.clone(),
+            wants: wants.clone(),
+            context: sync.context_size(),
             name: self.inner.config.name,
             keys: sync.store().len(),
             lag: sync.lag(self.inner.clock.now()),
@@ -337,6 +365,36 @@ impl ReplicaSet {
             unsent: self.inner.unsent.load(Ordering::Relaxed),
             unpersisted: self.inner.unpersisted.load(Ordering::Relaxed),
         }
+    }
+
+    /// Keeps these keys from now on, on this node.
+    ///
+    /// More keys arrive from neighbours in bounded pieces. Of fewer keys none is written here any
+    /// more, at once; what is held of the others is dropped here, and nowhere else, after a neighbour
+    /// that goes on keeping them is known to have all of it. Until then it is still read here.
+    ///
+    /// # Errors
+    /// [`StillCatchingUp`] when keys were added several times without the time to fetch them;
+    /// nothing was changed.
+    pub fn set_interest(&self, interest: Interest) -> Result<(), StillCatchingUp> {
+        let mut out = Vec::new();
+        let mut sync = self.inner.sync.lock();
+        let done = sync.set_interest(self.inner.clock.now(), interest, &mut out);
+        self.inner.carry_out(&sync, out);
+        self.inner.wake.notify_one();
+        done
+    }
+
+    /// Tells the set who is a member, whenever that changes: so that it can forget what it remembers
+    /// of lives that are over. Without it nothing is ever forgotten.
+    pub fn members(&self, membership: Membership) {
+        self.inner.step(Input::Members(membership));
+    }
+
+    /// Tells the set who is a member of `cluster`, now and whenever that changes, for as long as
+    /// there are handles of the set.
+    pub fn follow(&self, cluster: &Cluster) {
+        tokio::spawn(follow_members(Arc::downgrade(&self.inner), cluster.watch()));
     }
 
     /// Writes a register; with `ttl` it ends by itself. Returns the version written.
@@ -592,12 +650,20 @@ impl Inner {
                     self.show_all(sync, &changed, &Origin::Told(from));
                 }
                 Output::Expired(changed) => self.show_all(sync, &changed, &Origin::Expired),
+                Output::Dropped(changed) => self.show_all(sync, &changed, &Origin::Dropped),
                 Output::Persist(record) => self.persist(&record),
                 Output::CaughtUp(node) => {
                     tracing::debug!(set = self.config.name, %node, "caught up");
                 }
                 Output::Refused(node, reason) => {
                     tracing::warn!(set = self.config.name, %node, %reason, "writes refused");
+                }
+                Output::Incompatible(node, theirs) => {
+                    let (set, ours) = (self.config.name, Versions::OURS);
+                    tracing::warn!(set, %node, %theirs, %ours, "nothing is exchanged: no common version");
+                }
+                Output::Revenant(node) => {
+                    tracing::error!(set = self.config.name, %node, "was taken to be over: restart it");
                 }
             }
         }
@@ -657,7 +723,9 @@ impl Inner {
             self.unwritten_bytes.store(0, Ordering::Relaxed);
             let covered = self.recorded.load(Ordering::Relaxed);
             let from = log.next();
-            drop(log.append_later(Record::Absorb(sync.store().context().clone()).encode())?);
+            for record in sync.remembered() {
+                drop(log.append_later(record.encode())?);
+            }
             (from, covered)
         };
         let mut leaf = Some(Leaf(0));
@@ -735,6 +803,16 @@ async fn follow_peers(inner: Weak<Inner>, mut events: broadcast::Receiver<PeerEv
     }
 }
 
+async fn follow_members(inner: Weak<Inner>, mut members: Watch) {
+    let mut view = members.view();
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        inner.step(Input::Members(Membership::of(&view)));
+        drop(inner);
+        view = members.changed().await;
+    }
+}
+
 /// Reads what an earlier life wrote down.
 fn recover(
     disk: Arc<dyn Disk>,
@@ -743,14 +821,15 @@ fn recover(
     view: &View,
 ) -> Result<Log, StartError> {
     let mut failed = None;
-    let (log, recovered) = Log::open(disk, dir, LOG, |lsn, bytes| match Record::decode(bytes) {
+    let each = |lsn, bytes: &[u8]| match Record::decode(bytes) {
         Ok(record) => sync.recover(&record),
         Err(error) => drop(failed.get_or_insert((lsn, error))),
-    })?;
+    };
+    let (log, recovered) = Log::open(Arc::clone(&disk), dir, LOG, each)?;
     if let Some((lsn, error)) = failed {
-        return Err(StartError::Record { dir: dir.to_owned(), lsn, error });
+        let file = Log::file_of(&*disk, dir, lsn);
+        return Err(StartError::Record { file, lsn, error });
     }
-    sync.recovered();
     for (slot, cell) in sync.store().iter() {
         view.show(slot, Some(cell));
     }

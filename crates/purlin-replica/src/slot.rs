@@ -30,11 +30,15 @@ impl Slot {
     /// # Errors
     /// [`KeyError`] when it is empty or longer than [`KEY_BYTES_MAX`].
     pub fn new(key: impl Into<Bytes>) -> Result<Self, KeyError> {
-        let key: Bytes = key.into();
+        Self::of(&key.into())
+    }
+
+    /// The slot of `key`, which is copied.
+    pub(crate) fn of(key: &[u8]) -> Result<Self, KeyError> {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(KeyError(key.len()));
         }
-        Ok(Self { hash: key_hash(&key).0, key: Arc::from(&key[..]) })
+        Ok(Self { hash: key_hash(key).0, key: Arc::from(key) })
     }
 
     /// The first slot, present or not, whose hash is `hash`.

@@ -1,17 +1,19 @@
 //! One replica's state, without time or network: writes make deltas, deltas make changes.
 
-use std::ops::Bound;
+use std::{collections::BTreeMap, ops::Bound};
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
 use purlin_crdt::{
-    Causal, CausalContext, Delta, DotFun, DotMap, DotSet, DotStore, Dots, TextError,
+    CausalContext, Delta, DotFun, DotMap, DotSet, DotStore, Dots, Knows, TextError, store::Scope,
 };
 
 use crate::{
     cell::{Cell, Kind, Parts, Written},
-    digest::{DigestTree, Leaf},
+    digest::{DigestTree, Leaf, digest},
+    interest::Interest,
     journal::Part,
+    knowledge::{self, Claim, Knowledge},
     slot::{KEY_BYTES_MAX, Slot},
 };
 
@@ -77,6 +79,14 @@ pub enum WriteError {
         /// How many bytes they have.
         bytes: usize,
     },
+    /// This replica does not keep such keys. Write on a node that does.
+    #[error("key {key:?} is outside of what this node keeps: {keeps}")]
+    OutsideInterest {
+        /// The key.
+        key: Slot,
+        /// What is kept here.
+        keeps: Interest,
+    },
     /// The value read has been overwritten meanwhile. Read again.
     #[error("key {key:?} was written at {is:?}, not at {expected:?}")]
     Overwritten {
@@ -102,43 +112,136 @@ pub struct Changed {
 #[derive(Debug)]
 pub struct Store {
     me: NodeTag,
-    state: Causal<NodeTag, DotMap<Slot, Cell>>,
+    entries: Entries,
+    known: Knowledge,
+    /// The number of the last write here.
+    written: u64,
+    /// Over everything kept.
     digests: DigestTree,
+    /// Over what is shared with neighbours that keep other keys.
+    shared: Vec<(Interest, DigestTree)>,
+    /// How many dots of each life are kept.
+    alive: BTreeMap<NodeTag, u64>,
 }
 
 impl Store {
-    /// An empty store, written to as `me`: a tag no other life of any node uses.
+    /// An empty store of every key, written to as `me`: a tag no other life of any node uses.
     #[must_use]
     pub fn new(me: NodeTag) -> Self {
-        Self { me, state: Causal::default(), digests: DigestTree::default() }
+        Self {
+            me,
+            entries: Entries::default(),
+            known: Knowledge::default(),
+            written: 0,
+            digests: DigestTree::default(),
+            shared: Vec::new(),
+            alive: BTreeMap::new(),
+        }
     }
 
     /// What is kept under `slot`.
     #[must_use]
     pub fn get(&self, slot: &Slot) -> Option<&Cell> {
-        self.state.store().get(slot)
+        self.entries.get(slot)
     }
 
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state.store().len()
+        self.entries.len()
     }
 
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.state.store().is_empty()
+        self.entries.is_empty()
     }
 
-    /// Everything seen.
+    /// Everything seen; of keys that were begun to be kept a moment ago it says nothing.
     #[must_use]
     pub fn context(&self) -> &CausalContext<NodeTag> {
-        self.state.context()
+        self.known.first()
     }
 
-    pub(crate) fn digests(&self) -> &DigestTree {
-        &self.digests
+    /// What was seen of which keys.
+    #[must_use]
+    pub fn known(&self) -> &Knowledge {
+        &self.known
+    }
+
+    pub(crate) fn known_mut(&mut self) -> &mut Knowledge {
+        &mut self.known
+    }
+
+    /// Puts back what was known when it was written down.
+    pub(crate) fn set_known(&mut self, known: Knowledge) {
+        self.known = known;
+    }
+
+    /// The number of the last write here.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// How many of the dots kept are of `life`.
+    pub(crate) fn alive(&self, life: NodeTag) -> u64 {
+        self.alive.get(&life).copied().unwrap_or(0)
+    }
+
+    /// The digests of what is kept of `keys`: all there is, or what [`Store::share`] asked for.
+    pub(crate) fn digests(&self, keys: &Interest) -> &DigestTree {
+        let tree = self.shared.iter().find(|(of, _)| of == keys);
+        tree.map_or(&self.digests, |(_, tree)| tree)
+    }
+
+    /// Keeps digests for each of `wanted`, besides those of everything. Costs a look at every entry
+    /// for each that is new.
+    pub(crate) fn share(&mut self, mut wanted: Vec<Interest>) {
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut had = std::mem::take(&mut self.shared);
+        for keys in wanted {
+            let tree = match had.iter().position(|(of, _)| *of == keys) {
+                Some(at) => had.swap_remove(at).1,
+                None => {
+                    let mut tree = DigestTree::default();
+                    for (slot, cell) in self.entries.iter() {
+                        if keys.covers(slot.key()) {
+                            each_dot_once(cell, |dot| tree.toggle(slot, digest(slot, dot)));
+                        }
+                    }
+                    tree
+                }
+            };
+            self.shared.push((keys, tree));
+        }
+    }
+
+    fn toggle(&mut self, slot: &Slot, delta: u64) {
+        self.digests.toggle(slot, delta);
+        for (keys, tree) in &mut self.shared {
+            if keys.covers(slot.key()) {
+                tree.toggle(slot, delta);
+            }
+        }
+    }
+
+    /// Notes that the dots of `before` under `slot` gave way to those of `after`.
+    fn change(&mut self, slot: &Slot, before: Option<&Cell>, after: Option<&Cell>) {
+        let mut delta = 0;
+        if let Some(cell) = before {
+            each_dot_once(cell, |dot| {
+                delta ^= digest(slot, dot);
+                forget_dot(&mut self.alive, dot.node);
+            });
+        }
+        if let Some(cell) = after {
+            each_dot_once(cell, |dot| {
+                delta ^= digest(slot, dot);
+                *self.alive.entry(dot.node).or_default() += 1;
+            });
+        }
+        self.toggle(slot, delta);
     }
 
     pub(crate) fn me(&self) -> NodeTag {
@@ -170,16 +273,32 @@ impl Store {
         self.write_with(1, slot, change)
     }
 
-    /// As [`Store::write`], for a change that takes `dots` dots.
+    /// As [`Store::write`] for a change that takes `count` dots, which follow each other: `change`
+    /// gets the first and must put in all of them.
     pub(crate) fn write_with(
         &mut self,
-        dots: u64,
+        count: u64,
         slot: Slot,
         change: impl FnOnce(&mut Cell, Dot<NodeTag>) -> (Cell, Dots<NodeTag>),
     ) -> Update {
-        let update = self.state.update_with(&self.me, dots, slot.clone(), change);
-        self.digests.change_dots(&slot, update.context().iter());
-        update
+        let dot = Dot { node: self.me, counter: self.written + 1 };
+        self.written += count;
+        let mut fresh = Dots::default();
+        fresh.insert_span(self.me, dot.counter, self.written);
+        self.known.insert_all(&fresh);
+        let (cell, mut context) = change(self.entries.entry(slot.clone()), dot);
+        let mut delta = 0;
+        for replaced in context.iter() {
+            delta ^= digest(&slot, &replaced);
+            forget_dot(&mut self.alive, replaced.node);
+        }
+        for written in fresh.iter() {
+            delta ^= digest(&slot, &written);
+        }
+        *self.alive.entry(self.me).or_default() += count;
+        self.toggle(&slot, delta);
+        context.join(&fresh);
+        Update::new(Entries::one(slot, cell), context)
     }
 
     /// Takes out a part of the entry in place; `change` returns the dots of it.
@@ -188,9 +307,18 @@ impl Store {
         slot: &Slot,
         change: impl FnOnce(&mut Cell) -> Dots<NodeTag>,
     ) -> Update {
-        let update = self.state.withdraw_in_place(slot.clone(), change);
-        self.digests.change_dots(slot, update.context().iter());
-        update
+        let kept = self.entries.entry(slot.clone());
+        let context = change(kept);
+        if DotStore::is_empty(kept) {
+            self.entries.forget(slot);
+        }
+        let mut delta = 0;
+        for gone in context.iter() {
+            delta ^= digest(slot, &gone);
+            forget_dot(&mut self.alive, gone.node);
+        }
+        self.toggle(slot, delta);
+        Update::new(Entries::one(slot.clone(), Cell::default()), context)
     }
 
     /// Writes a register.
@@ -349,30 +477,66 @@ impl Store {
     }
 
     pub(crate) fn withdraw(&mut self, slot: &Slot, seen: Cell) -> Update {
-        let update = self.state.remove_within(slot.clone(), seen);
-        self.digests.change_dots(slot, update.context().iter());
+        let mut dots = Dots::default();
+        seen.dots(&mut |dot| dots.insert(*dot));
+        let update = Update::new(Entries::one(slot.clone(), seen.emptied()), dots);
+        drop(self.join(&update));
         update
     }
 
     /// Takes in somebody's writes. Returns the keys that changed: none when all of it was known.
     pub fn join(&mut self, update: &Update) -> Vec<Changed> {
-        let slots: Vec<Slot> = update.store().iter().map(|(slot, _)| slot.clone()).collect();
-        self.changing(slots, |state| state.join_delta(update))
+        let mut changed = Vec::new();
+        for (slot, cell) in update.store().iter() {
+            self.join_key(slot, cell, update.context(), Scope::Named, &mut changed);
+        }
+        self.known.insert_all(update.context());
+        changed
     }
 
-    /// Takes in all that another replica, which has seen `theirs`, keeps from `from` on up to
-    /// `to`: a piece of its state. Notes as seen only what the piece holds.
+    /// Takes in all that another replica, which has seen `theirs`, keeps of `keys` from `from` on
+    /// up to `to`: a piece of its state. Notes as seen only what the piece holds.
     pub(crate) fn join_piece(
         &mut self,
+        keys: &Interest,
         from: &Slot,
         to: Option<&Slot>,
         entries: &Entries,
-        theirs: &CausalContext<NodeTag>,
+        theirs: &[Claim],
     ) -> Vec<Changed> {
-        let here: Vec<Slot> = self.range(from, to).map(|(slot, _)| slot.clone()).collect();
-        let mut slots: Vec<Slot> = entries.iter().map(|(slot, _)| slot.clone()).collect();
-        slots.extend(here.iter().filter(|slot| entries.get(*slot).is_none()).cloned());
-        self.changing(slots, |state| state.join_piece(entries, here, theirs))
+        let here = self.range(from, to).map(|(slot, _)| slot);
+        let absent: Vec<Slot> = here
+            .filter(|slot| entries.get(*slot).is_none() && keys.covers(slot.key()))
+            .cloned()
+            .collect();
+        let (mut changed, nothing) = (Vec::new(), Cell::default());
+        for slot in &absent {
+            let seen = knowledge::of_key(theirs, slot.key());
+            self.join_key(slot, &nothing, &seen, Scope::Whole, &mut changed);
+        }
+        for (slot, cell) in entries.iter().filter(|(slot, _)| keys.covers(slot.key())) {
+            let seen = knowledge::of_key(theirs, slot.key());
+            self.join_key(slot, cell, &seen, Scope::Whole, &mut changed);
+            cell.dots(&mut |dot| self.known.insert(dot));
+        }
+        changed
+    }
+
+    fn join_key(
+        &mut self,
+        slot: &Slot,
+        cell: &Cell,
+        theirs: &impl Knows<NodeTag>,
+        scope: Scope,
+        changed: &mut Vec<Changed>,
+    ) {
+        let before = self.entries.get(slot).cloned();
+        self.entries.join_key(slot, &self.known.of(slot.key()), cell, theirs, scope);
+        let now = self.entries.get(slot).cloned();
+        if now != before {
+            self.change(slot, before.as_ref(), now.as_ref());
+            changed.push(Changed { slot: slot.clone(), now });
+        }
     }
 
     /// Sets some leaves to what they once held here, whatever is there now.
@@ -385,32 +549,44 @@ impl Store {
         let gone: Vec<_> = gone.map(|slot| (slot, None)).collect();
         let kept = part.entries.iter().map(|(slot, cell)| (slot.clone(), Some(cell.clone())));
         for (slot, cell) in gone.into_iter().chain(kept.collect::<Vec<_>>()) {
-            self.digests.change(&slot, self.state.store().get(&slot), cell.as_ref());
-            self.state.restore(slot, cell);
-        }
-    }
-
-    /// Notes that every piece of a state seen as `theirs` has arrived.
-    pub(crate) fn absorb(&mut self, theirs: &CausalContext<NodeTag>) {
-        self.state.absorb(theirs);
-    }
-
-    fn changing(
-        &mut self,
-        slots: Vec<Slot>,
-        change: impl FnOnce(&mut Causal<NodeTag, DotMap<Slot, Cell>>),
-    ) -> Vec<Changed> {
-        let before: Vec<Option<Cell>> = slots.iter().map(|slot| self.get(slot).cloned()).collect();
-        change(&mut self.state);
-        let mut changed = Vec::new();
-        for (slot, before) in slots.into_iter().zip(before) {
-            let now = self.state.store().get(&slot);
-            if now != before.as_ref() {
-                self.digests.change(&slot, before.as_ref(), now);
-                changed.push(Changed { now: now.cloned(), slot });
+            let before = self.entries.get(&slot).cloned();
+            self.change(&slot, before.as_ref(), cell.as_ref());
+            match cell {
+                Some(cell) => {
+                    cell.dots(&mut |dot| self.known.insert(dot));
+                    self.entries.set(slot, cell);
+                }
+                None => self.entries.forget(&slot),
             }
         }
-        changed
+    }
+
+    /// Notes that every piece of a state seen as `theirs` has arrived; `author` as
+    /// [`Knowledge::absorb`] has it.
+    pub(crate) fn absorb(&mut self, theirs: &[Claim], author: Option<NodeTag>) {
+        self.known.absorb(theirs, author);
+        if self.known.is_whole() {
+            return;
+        }
+        // What an entry of a claim holds is seen whatever other claims say: noted with all of them,
+        // they soon say the same.
+        let mut dots = Vec::new();
+        self.entries.dots(&mut |dot| dots.push(*dot));
+        dots.iter().for_each(|dot| self.known.insert(dot));
+        self.known.melt();
+    }
+
+    /// Keeps nothing but `keys` from now on. What goes is dropped here and nowhere else.
+    pub(crate) fn narrow(&mut self, keys: &Interest) -> Vec<Changed> {
+        let outside = self.entries.iter().map(|(slot, _)| slot);
+        let outside: Vec<Slot> = outside.filter(|slot| !keys.covers(slot.key())).cloned().collect();
+        for slot in &outside {
+            let before = self.entries.get(slot).cloned();
+            self.change(slot, before.as_ref(), None);
+            self.entries.forget(slot);
+        }
+        self.known.narrow(keys);
+        outside.into_iter().map(|slot| Changed { slot, now: None }).collect()
     }
 
     /// The entries from `from` on up to `to`.
@@ -420,7 +596,7 @@ impl Store {
         to: Option<&Slot>,
     ) -> impl Iterator<Item = (&'a Slot, &'a Cell)> + use<'a> {
         let end = to.map_or(Bound::Unbounded, Bound::Excluded);
-        self.state.store().range(Bound::Included(from), end)
+        self.entries.range(Bound::Included(from), end)
     }
 
     /// The entries of `leaf`.
@@ -431,7 +607,7 @@ impl Store {
 
     /// Every entry, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (&Slot, &Cell)> {
-        self.state.store().iter()
+        self.entries.iter()
     }
 
     /// Removes registers whose time is over at `now`; everybody does the same by themselves, so
@@ -439,6 +615,26 @@ impl Store {
     pub fn expire(&mut self, slot: &Slot, now: WallTime) -> Option<Update> {
         let written = self.get(slot)?.register()?;
         if written.expires.is_some_and(|expires| expires <= now) { self.remove(slot) } else { None }
+    }
+}
+
+/// One write may stand in several places of a cell under its one dot.
+fn each_dot_once(cell: &Cell, mut visit: impl FnMut(&Dot<NodeTag>)) {
+    if let Some((dot, _)) = cell.as_one() {
+        visit(dot);
+    } else {
+        let mut dots = Dots::default();
+        cell.dots(&mut |dot| dots.insert(*dot));
+        dots.iter().for_each(|dot| visit(&dot));
+    }
+}
+
+fn forget_dot(alive: &mut BTreeMap<NodeTag, u64>, life: NodeTag) {
+    if let Some(dots) = alive.get_mut(&life) {
+        *dots -= 1;
+        if *dots == 0 {
+            alive.remove(&life);
+        }
     }
 }
 

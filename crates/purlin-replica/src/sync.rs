@@ -6,26 +6,46 @@
 //! find the rest: when a neighbour appears, when its place fell off the log, and at a slow
 //! rhythm always. What a comparison brings is joined by dots; absence alone deletes nothing.
 //!
+//! Two neighbours greet each other before anything else: which versions they speak, and which keys
+//! each keeps. From then on both mechanisms run over the keys that both keep, and a message says
+//! under which greeting it was made, so that none is taken for more than it covers.
+//!
 //! [`Sync`] is pure: told what happened and when, it answers with what to send and what changed.
 //!
 //! # Source
 //! Almeida et al. 2018, §6 (delta intervals with acknowledgement); Enes et al. 2019 (what to
 //! forward); DeCandia et al. 2007 (digest trees).
 
-use std::{collections::BTreeMap, time::Duration};
+mod compare;
+mod keeping;
+mod lives;
+mod stream;
+#[cfg(test)]
+mod tests;
 
-use purlin_core::{Dot, Instant, NodeId, Rng, WallTime, hlc::NodeTag};
-use purlin_crdt::{CausalContext, DotStore, Knows};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use purlin_core::{Instant, NodeId, Rng, WallTime, hlc::NodeTag};
+use purlin_crdt::DotStore;
+
+use self::{compare::Pull, lives::Lives};
+pub use self::{
+    keeping::StillCatchingUp,
+    lives::{KnownLives, Membership},
+};
 use crate::{
-    cell::{Cell, Written},
-    digest::{FANOUT, Leaf},
+    cell::Cell,
     expiry::Expiries,
+    interest::Interest,
     journal::Record,
-    log::{Log, Next, Seq},
+    knowledge::{Claim, Knowledge},
+    log::{Log, Seq},
     slot::Slot,
     store::{Changed, Entries, Store, Update, WriteError},
-    wire::{Message, MessageError, Piece, Session},
+    wire::{Message, MessageError, Versions},
 };
 
 /// What a replica set trades.
@@ -65,8 +85,6 @@ impl Default for SyncConfig {
     }
 }
 
-const FORGED: &str = "it claims writes of this node that this node did not make";
-
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -74,9 +92,11 @@ pub enum Input {
     Up(NodeId),
     /// A neighbour is gone; another life of it is another neighbour.
     Down(NodeId),
+    /// Who is a member now.
+    Members(Membership),
     /// A neighbour said this.
     Heard(NodeId, Message),
-    /// A neighbour said something that is no message.
+    /// A neighbour said something that is no message, or none of a version spoken here.
     Malformed(NodeId, MessageError),
     /// The time asked for has come. Early or repeated is harmless.
     Woke,
@@ -96,12 +116,19 @@ pub enum Output {
     },
     /// These entries' time is over.
     Expired(Vec<Changed>),
+    /// These entries are not kept here any more; others have them.
+    Dropped(Vec<Changed>),
     /// A neighbour's state has been taken in completely.
     CaughtUp(NodeId),
     /// Write this down, after what was to be written before; for durable replicas.
     Persist(Record),
     /// A neighbour refused our writes; they are kept and sent again later.
     Refused(NodeId, String),
+    /// There is no version that a neighbour and this node both speak: nothing goes either way
+    /// until one of them runs another release.
+    Incompatible(NodeId, Versions),
+    /// This life of a neighbour had been taken to be over for good; it must be restarted.
+    Revenant(NodeId),
 }
 
 impl Output {
@@ -116,18 +143,33 @@ impl Output {
 pub struct Counters {
     /// Updates taken in from neighbours.
     pub updates_joined: u64,
-    /// Updates refused for a timestamp from the future.
+    /// Updates and pieces of which something was refused: the sum of the reasons below, and claims
+    /// of this node's own writes.
     pub updates_refused: u64,
+    /// Entries refused because they were written in the future.
+    pub future: u64,
+    /// Entries refused because a value in them is too large.
+    pub too_large: u64,
     /// Messages that were none.
     pub malformed: u64,
+    /// Messages and greetings of versions that this release does not speak.
+    pub incompatible: u64,
     /// Contexts refused because they claimed more of us than we wrote.
     pub forged: u64,
+    /// Messages from somebody who is no neighbour at that moment.
+    pub strangers: u64,
+    /// Neighbours that came back after they had been taken to be over for good.
+    pub revenants: u64,
+    /// Keys that were heard to hold two kinds of value.
+    pub mixed: u64,
     /// Comparisons begun.
     pub compared: u64,
     /// Comparisons that found a difference.
     pub differed: u64,
     /// Entries received in pieces.
     pub entries_pulled: u64,
+    /// Lives forgotten because everybody had seen all of them and nothing of them was left.
+    pub pruned: u64,
 }
 
 #[derive(Debug)]
@@ -139,26 +181,43 @@ struct Peer {
     /// Its state must be compared with as soon as no comparison runs.
     compare: bool,
     last_caught_up: Option<Instant>,
+    standing: Standing,
+    /// What it last said that it keeps.
+    theirs: Option<Theirs>,
+    /// Which of our greetings it has heard.
+    heard: u32,
+    /// When to greet it again if it has not answered.
+    greet_at: Option<Instant>,
+    /// The keys both keep.
+    shared: Interest,
+    /// Lives it calls over and of which it has seen no more than we have.
+    covered: BTreeSet<NodeTag>,
+    /// Why it last refused what we sent, until it takes something in.
+    refused: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Greeted, and not heard from yet.
+    Greeted,
+    /// It speaks this version.
+    Speaks(u8),
+    /// It speaks none of ours.
+    Incompatible(Versions),
+}
+
+#[derive(Debug)]
+struct Theirs {
+    number: u32,
+    keeps: Interest,
+    wants: Interest,
+    keeps_own: bool,
 }
 
 #[derive(Debug)]
 struct InFlight {
     upto: Seq,
     resend_at: Instant,
-}
-
-/// A comparison that we asked for.
-#[derive(Debug)]
-struct Pull {
-    session: Session,
-    give_up_at: Instant,
-    stage: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Asked,
-    Fetching { seen: CausalContext<NodeTag>, branches: Vec<u8> },
 }
 
 /// How one neighbour stands.
@@ -170,6 +229,27 @@ pub struct Lag {
     pub writes: u64,
     /// How long ago its state was last taken in completely; `None` if it never was.
     pub caught_up: Option<Duration>,
+    /// The version both speak; `None` before it has answered the greeting.
+    pub version: Option<u8>,
+    /// What it speaks, when that is nothing this release does: nothing is exchanged with it.
+    pub incompatible: Option<Versions>,
+    /// Which keys it keeps; `None` before it has said so.
+    pub keeps: Option<Interest>,
+    /// Why it last refused what was sent to it, unless it has taken something in since.
+    pub refused: Option<String>,
+}
+
+/// What a replica remembers besides its entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ContextSize {
+    /// Lives in its causal contexts.
+    pub lives: usize,
+    /// Runs of dots kept apart because something before them has not been heard.
+    pub gaps: usize,
+    /// Contexts: more than one while it catches up with keys it began to keep.
+    pub claims: usize,
+    /// Lives that take 16 bytes each because everything of them was seen and nothing is left.
+    pub pruned: usize,
 }
 
 /// One replica of a set and its dealings with its neighbours. Owned by one loop.
@@ -186,10 +266,16 @@ pub struct Sync {
     sessions: u32,
     rng: Rng,
     counters: Counters,
+    /// The number of our greeting.
+    number: u32,
+    keeps: Interest,
+    wants: Interest,
+    keeps_own: bool,
+    lives: Lives,
 }
 
 impl Sync {
-    /// An empty replica of `node`.
+    /// An empty replica of `node` that keeps every key.
     #[must_use]
     pub fn new(config: SyncConfig, node: &NodeId, now: Instant, rng: Rng) -> Self {
         let me = NodeTag::of(node);
@@ -204,6 +290,11 @@ impl Sync {
             sessions: 0,
             rng,
             counters: Counters::default(),
+            number: 1,
+            keeps: Interest::all(),
+            wants: Interest::all(),
+            keeps_own: true,
+            lives: Lives::default(),
             config,
         }
     }
@@ -211,13 +302,34 @@ impl Sync {
     /// Takes in what an earlier life wrote down, in the order in which it was written; before
     /// anything else.
     pub fn recover(&mut self, record: &Record) {
-        self.store.redo(record);
+        match record {
+            Record::Lives(known) => self.recover_lives(known),
+            other => self.store.redo(other),
+        }
     }
 
-    /// What expires is found anew after [`Sync::recover`].
-    pub fn recovered(&mut self) {
+    /// Begins this life after [`Sync::recover`]: what expires and what is kept is found anew. An
+    /// empty replica keeps `wants`, any other what it kept, until [`Sync::set_interest`].
+    pub fn begin(&mut self, wants: &Interest, out: &mut Vec<Output>) {
+        if self.store.is_empty() && self.store.context().is_empty() {
+            self.store.set_known(Knowledge::nothing_of(wants.clone()));
+        }
+        self.begin_life();
         let slots: Vec<Slot> = self.store.iter().map(|(slot, _)| slot.clone()).collect();
         slots.iter().for_each(|slot| self.note_expiry(slot));
+        let claims = self.store.known().claims();
+        self.keeps = claims.iter().fold(Interest::none(), |all, claim| all.union(&claim.keys));
+        self.wants = self.keeps.clone();
+        for record in self.remembered() {
+            self.persist(out, || record);
+        }
+    }
+
+    /// What goes in front of the whole state when it is written down: whatever is heard again
+    /// behind it must be known as heard.
+    #[must_use]
+    pub fn remembered(&self) -> [Record; 2] {
+        [Record::Known(self.store.known().clone()), Record::Lives(self.known_lives().clone())]
     }
 
     fn persist(&self, out: &mut Vec<Output>, record: impl FnOnce() -> Record) {
@@ -246,14 +358,44 @@ impl Sync {
             node: node.clone(),
             writes: last - peer.confirmed.min(last),
             caught_up: peer.last_caught_up.map(|at| now - at),
+            version: match peer.standing {
+                Standing::Speaks(version) => Some(version),
+                Standing::Greeted | Standing::Incompatible(_) => None,
+            },
+            incompatible: match peer.standing {
+                Standing::Incompatible(versions) => Some(versions),
+                Standing::Greeted | Standing::Speaks(_) => None,
+            },
+            keeps: peer.theirs.as_ref().map(|theirs| theirs.keeps.clone()),
+            refused: peer.refused.clone(),
         };
         self.peers.iter().map(lag).collect()
+    }
+
+    /// About how many bytes of writes are kept for neighbours that have not confirmed them.
+    #[must_use]
+    pub fn log_bytes(&self) -> usize {
+        self.log.bytes()
+    }
+
+    /// What is remembered besides the entries.
+    #[must_use]
+    pub fn context_size(&self) -> ContextSize {
+        let known = self.store.known();
+        let largest = |of: fn(&Claim) -> usize| known.claims().iter().map(of).max();
+        ContextSize {
+            lives: largest(|claim| claim.seen.lives()).unwrap_or(0),
+            gaps: largest(|claim| claim.seen.gaps()).unwrap_or(0),
+            claims: known.claims().len(),
+            pruned: known.pruned().len(),
+        }
     }
 
     /// Writes here, and sends the write to every neighbour that is not waiting for an earlier one.
     ///
     /// # Errors
-    /// As `change` says; nothing was changed.
+    /// [`WriteError::OutsideInterest`] for a key that is not kept here, or not for much longer; and
+    /// as `change` says. Nothing was changed.
     pub fn write(
         &mut self,
         now: Instant,
@@ -261,6 +403,10 @@ impl Sync {
         change: impl FnOnce(&mut Store) -> Result<Option<Update>, WriteError>,
         out: &mut Vec<Output>,
     ) -> Result<bool, WriteError> {
+        if !self.wants.covers(slot.key()) {
+            let (key, keeps) = (slot.clone(), self.wants.clone());
+            return Err(WriteError::OutsideInterest { key, keeps });
+        }
         let Some(update) = change(&mut self.store)? else { return Ok(false) };
         self.persist(out, || Record::Update(update.clone()));
         self.note_expiry(slot);
@@ -275,9 +421,14 @@ impl Sync {
             Input::Up(node) => self.handle_up(now, node, out),
             Input::Down(node) => {
                 self.peers.remove(&node);
+                self.share();
                 self.trim();
             }
+            Input::Members(membership) => self.handle_members(membership, out),
             Input::Heard(from, message) => self.handle_message(now, wall, &from, message, out),
+            Input::Malformed(from, MessageError::Version(heard)) => {
+                self.handle_unreadable(&from, heard, out);
+            }
             Input::Malformed(..) => self.counters.malformed += 1,
             Input::Woke => self.handle_woke(now, wall, out),
         }
@@ -288,7 +439,8 @@ impl Sync {
     pub fn wake_at(&self, now: Instant, wall: WallTime) -> Instant {
         let peers = self.peers.values().flat_map(|peer| {
             let resend = peer.in_flight.as_ref().map(|sent| sent.resend_at);
-            resend.into_iter().chain(peer.pull.as_ref().map(|pull| pull.give_up_at))
+            let pull = peer.pull.as_ref().map(|pull| pull.give_up_at);
+            resend.into_iter().chain(pull).chain(peer.greet_at)
         });
         let expiry = self
             .expiries
@@ -298,24 +450,45 @@ impl Sync {
     }
 
     fn handle_up(&mut self, now: Instant, node: NodeId, out: &mut Vec<Output>) {
+        let tag = NodeTag::of(&node);
+        if self.lives.is_over(tag) || self.store.known().is_pruned(tag) {
+            // Others were told that nothing more will come of it; what it wrote since would pass for
+            // deleted. It keeps its writes and is told so by never being confirmed.
+            self.counters.revenants += 1;
+            out.push(Output::Revenant(node));
+            return;
+        }
         let last = self.log.last();
         let peer = self.peers.entry(node.clone()).or_insert(Peer {
             // What was written before it came, its own comparison with us brings it.
             confirmed: last,
             in_flight: None,
             pull: None,
-            compare: false,
+            compare: true,
             last_caught_up: None,
+            standing: Standing::Greeted,
+            theirs: None,
+            heard: 0,
+            greet_at: None,
+            shared: Interest::none(),
+            covered: BTreeSet::new(),
+            refused: None,
         });
         // Up again without a Down: the connection was replaced, and what was in flight is in doubt.
         peer.in_flight = None;
         peer.pull = None;
+        peer.compare = true;
+        if matches!(peer.standing, Standing::Incompatible(_)) {
+            peer.standing = Standing::Greeted;
+        }
+        self.greet(now, &node, out);
         self.compare(now, &node, out);
         self.flush(now, out);
     }
 
     fn handle_woke(&mut self, now: Instant, wall: WallTime, out: &mut Vec<Output>) {
-        for peer in self.peers.values_mut() {
+        let mut silent = Vec::new();
+        for (node, peer) in &mut self.peers {
             if peer.in_flight.as_ref().is_some_and(|sent| sent.resend_at <= now) {
                 peer.in_flight = None;
             }
@@ -323,16 +496,26 @@ impl Sync {
                 peer.pull = None;
                 peer.compare = true;
             }
+            if peer.greet_at.is_some_and(|at| at <= now) {
+                silent.push(node.clone());
+            }
+        }
+        for node in &silent {
+            self.greet(now, node, out);
         }
         self.expire(wall, out);
         if self.compare_at <= now {
             self.compare_at = now + self.compare_pause;
-            self.compare_pause = (self.compare_pause * 2).min(self.config.compare_every.1);
+            // Keys that are to go wait for a comparison that shows them safe elsewhere.
+            let is_leaving = self.keeps != self.wants;
+            let longer = (self.compare_pause * 2).min(self.config.compare_every.1);
+            self.compare_pause = if is_leaving { self.config.compare_every.0 } else { longer };
             let names: Vec<NodeId> = self.peers.keys().cloned().collect();
             if !names.is_empty() {
                 let with = names[self.rng.below(names.len())].clone();
                 self.compare(now, &with, out);
             }
+            self.prune(out);
         }
         let due: Vec<NodeId> = self
             .peers
@@ -368,45 +551,6 @@ impl Sync {
         self.expiries.set(slot, expires);
     }
 
-    /// Sends every neighbour that waits for nothing what it lacks.
-    fn flush(&mut self, now: Instant, out: &mut Vec<Output>) {
-        for (node, peer) in &mut self.peers {
-            while peer.in_flight.is_none() {
-                match self.log.after(peer.confirmed, node, self.config.batch_bytes) {
-                    Next::Nothing => break,
-                    // Its own words: nothing to send, nothing to wait for.
-                    Next::Batch { upto, update: None } => peer.confirmed = upto,
-                    Next::Batch { upto, update: Some(update) } => {
-                        let resend_at = now + self.config.resend_after;
-                        peer.in_flight = Some(InFlight { upto, resend_at });
-                        out.push(Output::Send(node.clone(), Message::Updates { upto, update }));
-                    }
-                    Next::TooOld => {
-                        // It will find the rest when it compares; tell it to.
-                        peer.confirmed = self.log.last();
-                        out.push(Output::Send(node.clone(), Message::Behind));
-                        break;
-                    }
-                }
-            }
-        }
-        self.trim();
-    }
-
-    fn trim(&mut self) {
-        let all = self.peers.values().map(|peer| peer.confirmed).min();
-        self.log.confirmed(all.unwrap_or_else(|| self.log.last()));
-    }
-
-    fn enqueue(&mut self, update: Update, from: Option<NodeId>) {
-        if self.peers.is_empty() {
-            // Whoever comes will compare.
-            return;
-        }
-        let bytes = weight(update.store());
-        self.log.push(update, bytes, from);
-    }
-
     fn handle_message(
         &mut self,
         now: Instant,
@@ -416,59 +560,39 @@ impl Sync {
         out: &mut Vec<Output>,
     ) {
         if !self.peers.contains_key(from) {
+            self.counters.strangers += 1;
             return;
         }
         match message {
-            Message::Updates { upto, update } => {
-                self.handle_updates(now, wall, from, upto, update, out)
+            Message::Greet(greeting) => self.handle_greeting(now, from, greeting, out),
+            Message::Unreadable { speaks, .. } => self.set_incompatible(from, speaks, out),
+            Message::Updates { upto, update, by, whole } => {
+                let heard = stream::Heard { upto, by, whole };
+                self.handle_updates(now, wall, from, heard, update, out);
             }
             Message::Confirm { upto } => self.handle_confirm(now, from, upto, out),
-            // The batch stays in flight, so that it is sent again after the usual pause.
-            Message::Refuse { reason, .. } => out.push(Output::Refused(from.clone(), reason)),
+            Message::Refuse { reason, .. } => self.handle_refuse(from, reason, out),
             Message::Behind => self.compare(now, from, out),
-            Message::Compare { session, root, seen } => {
-                self.handle_compare(from, session, root, &seen, out);
+            Message::Compare { session, terms, root, seen, ended } => {
+                let asked = compare::Asked { session, terms, root };
+                self.handle_compare(now, from, &asked, &seen, &ended, out);
             }
-            Message::Equal { session } => self.finish_pull(now, from, session, None, out),
-            Message::Branches { session, seen, hashes } => {
+            Message::Equal { session, ended } => {
+                // It has seen no more than we: it said so.
+                self.note_covered(from, &[], &ended);
+                self.handle_equal(now, from, session, out);
+            }
+            Message::Branches { session, seen, ended, hashes } => {
+                self.note_covered(from, &seen, &ended);
                 self.handle_branches(now, from, session, seen, &hashes, out);
             }
-            Message::Fetch { session, branch, hashes, from: at } => {
-                let (pieces, next) = self.pieces(branch, &hashes, at);
-                let pieces = Message::Pieces { session, branch, pieces, next };
-                out.push(Output::Send(from.clone(), pieces));
+            Message::Fetch { session, terms, branch, hashes, from: at } => {
+                self.handle_fetch(now, from, session, terms, branch, &hashes, at, out);
             }
             Message::Pieces { session, branch, pieces, next } => {
-                self.handle_pieces(now, wall, from, session, branch, pieces, next, out);
+                let answer = compare::Answer { session, branch, next };
+                self.handle_pieces(now, wall, from, answer, pieces, out);
             }
-        }
-    }
-
-    fn handle_updates(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        from: &NodeId,
-        upto: Seq,
-        update: Update,
-        out: &mut Vec<Output>,
-    ) {
-        let checked = self
-            .check(wall, update.store())
-            .and_then(|()| self.check_dots(update.context().iter()));
-        if let Err(reason) = checked {
-            self.counters.updates_refused += 1;
-            out.push(Output::Send(from.clone(), Message::Refuse { upto, reason }));
-            return;
-        }
-        self.counters.updates_joined += 1;
-        let changed = self.store.join(&update);
-        self.persist(out, || Record::Update(update.clone()));
-        self.after_change(from, changed, out);
-        out.push(Output::Send(from.clone(), Message::Confirm { upto }));
-        if self.config.forward && !update.store().is_empty() {
-            self.enqueue(update, Some(from.clone()));
-            self.flush(now, out);
         }
     }
 
@@ -478,255 +602,10 @@ impl Sync {
         }
         for one in &changed {
             self.note_expiry(&one.slot);
+            let kinds = one.now.as_ref().map_or(0, |cell| cell.kinds().count());
+            self.counters.mixed += u64::from(kinds > 1);
         }
         out.push(Output::Changed { from: from.clone(), changed });
-    }
-
-    /// Whether what a neighbour says can be true: no write from the future, no write of ours that
-    /// we did not make.
-    fn check(&mut self, wall: WallTime, entries: &Entries) -> Result<(), String> {
-        let latest = wall.as_millis().saturating_add(millis(self.config.drift_max));
-        let future = |written: &Written| written.at.millis().as_millis() > latest;
-        for (slot, cell) in entries.iter() {
-            if let Some(written) = cell.writes().find(|written| future(written)) {
-                return Err(format!(
-                    "key {slot:?} was written at {}, more than {:?} ahead of this node's clock",
-                    written.at, self.config.drift_max
-                ));
-            }
-        }
-        let mut dots = Vec::new();
-        entries.dots(&mut |dot| dots.push(*dot));
-        self.check_dots(dots)
-    }
-
-    fn check_dots(&mut self, dots: impl IntoIterator<Item = Dot<NodeTag>>) -> Result<(), String> {
-        let seen = self.store.context();
-        if dots.into_iter().any(|dot| dot.node == self.me && !seen.contains(&dot)) {
-            self.counters.forged += 1;
-            return Err(FORGED.to_owned());
-        }
-        Ok(())
-    }
-
-    fn check_seen(&mut self, seen: &CausalContext<NodeTag>) -> Result<(), String> {
-        let mut beyond = seen.missing_from(self.store.context());
-        if beyond.any(|(tag, _, _)| *tag == self.me) {
-            self.counters.forged += 1;
-            return Err(FORGED.to_owned());
-        }
-        Ok(())
-    }
-
-    fn handle_confirm(&mut self, now: Instant, from: &NodeId, upto: Seq, out: &mut Vec<Output>) {
-        let Some(peer) = self.peers.get_mut(from) else { return };
-        if peer.in_flight.as_ref().is_some_and(|sent| sent.upto == upto) {
-            peer.in_flight = None;
-            peer.confirmed = upto;
-            self.flush(now, out);
-        }
-    }
-
-    fn compare(&mut self, now: Instant, with: &NodeId, out: &mut Vec<Output>) {
-        let Some(peer) = self.peers.get_mut(with) else { return };
-        if peer.pull.is_some() {
-            peer.compare = true;
-            return;
-        }
-        self.sessions = self.sessions.wrapping_add(1);
-        let session = Session(self.sessions);
-        peer.compare = false;
-        peer.pull = Some(Pull {
-            session,
-            give_up_at: now + self.config.resend_after * 5,
-            stage: Stage::Asked,
-        });
-        self.counters.compared += 1;
-        let root = self.store.digests().root();
-        let seen = self.store.context().clone();
-        out.push(Output::Send(with.clone(), Message::Compare { session, root, seen }));
-    }
-
-    fn handle_compare(
-        &mut self,
-        from: &NodeId,
-        session: Session,
-        root: u64,
-        seen: &CausalContext<NodeTag>,
-        out: &mut Vec<Output>,
-    ) {
-        let ours = self.store.context();
-        let answer = if root == self.store.digests().root() && seen.covers(ours) {
-            Message::Equal { session }
-        } else {
-            let hashes = self.store.digests().branches();
-            Message::Branches { session, seen: ours.clone(), hashes }
-        };
-        out.push(Output::Send(from.clone(), answer));
-    }
-
-    fn handle_branches(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        session: Session,
-        seen: CausalContext<NodeTag>,
-        hashes: &[u64],
-        out: &mut Vec<Output>,
-    ) {
-        if self.check_seen(&seen).is_err() {
-            self.peers.get_mut(from).into_iter().for_each(|peer| peer.pull = None);
-            return;
-        }
-        let own = self.store.digests().branches();
-        let branches: Vec<u8> =
-            (0..=u8::MAX).filter(|&n| own[usize::from(n)] != hashes[usize::from(n)]).collect();
-        let give_up_at = now + self.config.resend_after * 5;
-        let Some(pull) = self.pull(from, session) else { return };
-        pull.give_up_at = give_up_at;
-        match branches.last().copied() {
-            None => self.finish_pull(now, from, session, Some(&seen), out),
-            Some(branch) => {
-                pull.stage = Stage::Fetching { seen, branches };
-                self.counters.differed += 1;
-                self.compare_soon(now);
-                self.fetch(from, session, branch, None, out);
-            }
-        }
-    }
-
-    fn fetch(
-        &mut self,
-        from: &NodeId,
-        session: Session,
-        branch: u8,
-        at: Option<Slot>,
-        out: &mut Vec<Output>,
-    ) {
-        let leaves = self.store.digests().leaves(branch);
-        let hashes = leaves.map(|leaves| leaves.to_vec()).unwrap_or_default();
-        out.push(Output::Send(from.clone(), Message::Fetch { session, branch, hashes, from: at }));
-    }
-
-    /// What differs in a branch, from `at` on, up to a batch; and where to go on.
-    fn pieces(&self, branch: u8, theirs: &[u64], at: Option<Slot>) -> (Vec<Piece>, Option<Slot>) {
-        let ours = self.store.digests().leaves(branch).map_or([0; FANOUT], |leaves| *leaves);
-        let theirs = |within: u8| theirs.get(usize::from(within)).copied().unwrap_or(0);
-        let start = at.as_ref().map(Leaf::of);
-        let (mut pieces, mut bytes) = (Vec::new(), 0);
-        for within in 0..=u8::MAX {
-            let leaf = Leaf::at(branch, within);
-            if start.is_some_and(|start| leaf < start) {
-                continue;
-            }
-            // A leaf cut in two differs still, though its first half has been sent.
-            let cut = start == Some(leaf);
-            if ours[usize::from(within)] == theirs(within) && !cut {
-                continue;
-            }
-            let from = at.clone().filter(|_| cut);
-            let mut entries = Entries::default();
-            let mut next = None;
-            for (slot, cell) in self.store.leaf(leaf) {
-                if from.as_ref().is_some_and(|from| slot < from) {
-                    continue;
-                }
-                let weight = cell_weight(slot, cell);
-                if bytes > 0 && bytes + weight > self.config.batch_bytes {
-                    next = Some(slot.clone());
-                    break;
-                }
-                bytes += weight;
-                entries.set(slot.clone(), cell.clone());
-            }
-            pieces.push(Piece { leaf, from, to: next.clone(), entries });
-            if next.is_some() {
-                return (pieces, next);
-            }
-        }
-        (pieces, None)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
-    fn handle_pieces(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        from: &NodeId,
-        session: Session,
-        branch: u8,
-        pieces: Vec<Piece>,
-        next: Option<Slot>,
-        out: &mut Vec<Output>,
-    ) {
-        let give_up_at = now + self.config.resend_after * 5;
-        let Some(pull) = self.pull(from, session) else { return };
-        pull.give_up_at = give_up_at;
-        let Stage::Fetching { seen, branches } = &mut pull.stage else { return };
-        if branches.last() != Some(&branch) {
-            return;
-        }
-        let seen = seen.clone();
-        if next.is_none() {
-            branches.pop();
-        }
-        let following = next.as_ref().map(|_| branch).or_else(|| branches.last().copied());
-        let mut news = false;
-        for piece in pieces {
-            if self.check(wall, &piece.entries).is_err() {
-                // The rest may be fine, but the whole must not count as seen: try again later.
-                self.counters.updates_refused += 1;
-                self.peers.get_mut(from).into_iter().for_each(|peer| peer.pull = None);
-                return;
-            }
-            self.counters.entries_pulled += piece.entries.len() as u64;
-            self.persist(out, || Record::Piece(piece.clone(), seen.clone()));
-            let (start, end) = piece.range();
-            let changed = self.store.join_piece(&start, end.as_ref(), &piece.entries, &seen);
-            news |= !changed.is_empty();
-            self.after_change(from, changed, out);
-        }
-        if news && self.config.forward {
-            // What came in pieces is not in the log; whoever lacks it must compare with us.
-            let others = self.peers.keys().filter(|node| *node != from);
-            out.extend(others.map(|node| Output::Send(node.clone(), Message::Behind)));
-        }
-        match following {
-            Some(branch) => self.fetch(from, session, branch, next, out),
-            None => self.finish_pull(now, from, session, Some(&seen), out),
-        }
-        self.flush(now, out);
-    }
-
-    fn finish_pull(
-        &mut self,
-        now: Instant,
-        from: &NodeId,
-        session: Session,
-        seen: Option<&CausalContext<NodeTag>>,
-        out: &mut Vec<Output>,
-    ) {
-        if self.pull(from, session).is_none() {
-            return;
-        }
-        if let Some(seen) = seen {
-            self.store.absorb(seen);
-            self.persist(out, || Record::Absorb(seen.clone()));
-        }
-        if let Some(peer) = self.peers.get_mut(from) {
-            peer.pull = None;
-            peer.last_caught_up = Some(now);
-        }
-        out.push(Output::CaughtUp(from.clone()));
-    }
-
-    fn pull(&mut self, from: &NodeId, session: Session) -> Option<&mut Pull> {
-        self.peers.get_mut(from)?.pull.as_mut().filter(|pull| pull.session == session)
-    }
-
-    fn compare_soon(&mut self, now: Instant) {
-        self.compare_pause = self.config.compare_every.0;
-        self.compare_at = self.compare_at.min(now + self.compare_pause);
     }
 }
 

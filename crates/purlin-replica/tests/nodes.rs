@@ -13,9 +13,10 @@ use purlin_net::{
     Authority, GossipKeys, ServiceId, TlsIdentity, Transport, TransportConfig, fault::FaultRule,
 };
 use purlin_replica::{
-    Flags, Kind, Origin, ReplicaConfig, ReplicaSet, StateError, WriteError,
+    Flags, Interest, Kind, Origin, ReplicaConfig, ReplicaSet, StateError, WriteError,
     flag::{Asker, Because, Flag, Rollout},
     flags::Reason,
+    replica::StartError,
 };
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
@@ -32,6 +33,14 @@ async fn node(name: &str, incarnation: u64) -> Node {
 }
 
 async fn node_in(name: &str, incarnation: u64, dir: Option<&std::path::Path>) -> Node {
+    try_node_in(name, incarnation, dir).await.unwrap()
+}
+
+async fn try_node_in(
+    name: &str,
+    incarnation: u64,
+    dir: Option<&std::path::Path>,
+) -> Result<Node, StartError> {
     let name = NodeName::parse(name).unwrap();
     let valid = purlin_net::certs::NODE_VALID_FOR;
     let issued = AUTHORITY.issue(&name, SystemClock::new().wall(), valid).unwrap();
@@ -47,8 +56,8 @@ async fn node_in(name: &str, incarnation: u64, dir: Option<&std::path::Path>) ->
     let hlc = Arc::new(Hlc::new(transport.node()));
     let mut config = ReplicaConfig::new(ServiceId(30), "state");
     config.dir = dir.map(std::path::Path::to_owned);
-    let set = ReplicaSet::start(config, &transport, hlc, Rng::from_os()).unwrap();
-    Node { transport, set }
+    let set = ReplicaSet::start(config, &transport, hlc, Rng::from_os())?;
+    Ok(Node { transport, set })
 }
 
 fn introduce(nodes: &[&Node]) {
@@ -243,6 +252,44 @@ async fn a_durable_set_comes_back_alone_after_all_nodes_were_gone() {
     assert_eq!(again.set.scan(b"hot:", None, 100).len(), 49);
     assert_eq!(value(&again.set, "hot:7"), None);
     again.set.put("here", "3", None).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_a_later_release_refuses_the_start_and_names_file_and_version() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let config = purlin_store::LogConfig::default();
+        let disk = purlin_store::RealDisk::shared();
+        let (log, _) = purlin_store::Log::open(disk, dir.path(), config, |_, _| {}).unwrap();
+        log.append_later(vec![9, 1, 2]).unwrap().await.unwrap().unwrap();
+    }
+    let Err(refused) = try_node_in("a", 1, Some(dir.path())).await else { panic!("it started") };
+    let text = refused.to_string();
+    assert!(text.contains("00000000000000000001.seg: record 1: record of version 9"), "{text}");
+    assert!(text.contains("this release reads versions"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_keeps_the_keys_it_is_told_to_and_takes_over_more_when_told_so() {
+    let (a, b) = (node("a", 1).await, node("b", 1).await);
+    introduce(&[&a, &b]);
+    b.set.set_interest(Interest::prefixes(["x:"]).unwrap()).unwrap();
+    until("it lets go of the rest", || b.set.status().keeps == b.set.status().wants).await;
+    for n in 0..500 {
+        a.set.put(format!("x:{n}"), "1", None).unwrap();
+        a.set.put(format!("y:{n}"), "1", None).unwrap();
+    }
+    until("b has its keys", || b.set.status().keys == 500).await;
+    assert!(value(&b.set, "y:1").is_none());
+    let refused = b.set.put("y:1", "2", None).unwrap_err();
+    let outside = matches!(refused, StateError::Write(WriteError::OutsideInterest { .. }));
+    assert!(outside, "{refused}");
+    a.set.remove("x:7").unwrap();
+    b.set.set_interest(Interest::all()).unwrap();
+    until("b has all", || b.set.status().keys == 999).await;
+    b.set.set_interest(Interest::prefixes(["y:"]).unwrap()).unwrap();
+    until("b keeps the others only", || b.set.status().keys == 500).await;
+    assert_eq!(a.set.status().keys, 999, "what b dropped is no delete");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

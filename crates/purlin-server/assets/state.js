@@ -22,7 +22,7 @@ export function showState(data) {
       say(name, set.name);
       say(keys, `${count(set.keys)} ${set.keys === 1 ? "key" : "keys"}`);
       say(what, `${WORDS[set.name] ?? ""}; ${set.durable ? "kept on disk" : "in memory"}`);
-      const bad = [set.unpersisted && `${count(set.unpersisted)} changes not on disk`, set.counters.updates_refused && `${count(set.counters.updates_refused)} updates refused`, set.counters.malformed && `${count(set.counters.malformed)} malformed messages`].filter(Boolean);
+      const bad = [set.unpersisted && `${count(set.unpersisted)} changes not on disk`, set.counters.updates_refused && `${count(set.counters.updates_refused)} updates refused`, set.counters.malformed && `${count(set.counters.malformed)} malformed messages`, ...set.peers.filter((peer) => peer.incompatible).map((peer) => `${peer.node}: ${peer.incompatible}`), ...set.peers.filter((peer) => peer.refused).map((peer) => `${peer.node} refuses: ${peer.refused}`)].filter(Boolean);
       say(trouble, bad.join(", ") || `${count(set.changes)} changes seen, ${count(set.counters.differed)} of ${count(set.counters.compared)} comparisons differed`);
       row.dataset.mood = bad.length ? "bad" : "good";
     });
@@ -33,8 +33,8 @@ export function showState(data) {
     (name) => h("tr", {}, h("td", { class: "node-cell" }, h("strong", {}, name)), ...data.sets.map((set) => h("td", { class: "num", "data-label": set.name }, h("span"), h("small")))),
     (row, name) => data.sets.forEach((set, at) => {
       const peer = set.peers.find((one) => one.node === name), cell = row.children[at + 1], [lag, caught] = cell.children;
-      say(lag, !peer ? "away" : peer.unconfirmed_writes ? `${count(peer.unconfirmed_writes)} behind` : "in step");
-      lag.className = peer && !peer.unconfirmed_writes ? "lag-zero" : "lag-some";
+      say(lag, !peer ? "away" : peer.incompatible ? "incompatible" : peer.unconfirmed_writes ? `${count(peer.unconfirmed_writes)} behind` : "in step");
+      lag.className = peer && !peer.incompatible && !peer.unconfirmed_writes ? "lag-zero" : "lag-some";
       say(caught, !peer || peer.caught_up_ms_ago === null ? "not compared yet" : `compared ${ago(peer.caught_up_ms_ago)}`);
     }));
   if (isShown("state") && changesOf(setBox.value) !== shownAt) readKeys();

@@ -4,8 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use purlin_core::{Advice, Outcome, WallTime};
 use purlin_replica::{
-    KEY_BYTES_MAX, NamedState, PATH_KEYS_MAX, ReplicaSet, StateError, TEXT_BYTES_MAX, TextError,
-    VALUE_BYTES_MAX, WriteError, Written, replica::SetStatus,
+    Interest, KEY_BYTES_MAX, NamedState, PATH_KEYS_MAX, ReplicaSet, StateError, TEXT_BYTES_MAX,
+    TextError, VALUE_BYTES_MAX, WriteError, Written, replica::SetStatus, wire::Versions,
 };
 use purlin_store::log::AppendError;
 
@@ -13,7 +13,10 @@ use crate::{
     input::Params,
     origins::Origins,
     problem::Problem,
-    shapes::{EntryReport, NamedStateReport, ReplicaCounters, ReplicaPeerReport, ReplicaSetReport},
+    shapes::{
+        EntryReport, NamedStateReport, ReplicaContext, ReplicaCounters, ReplicaPeerReport,
+        ReplicaSetReport,
+    },
 };
 use axum::http::StatusCode;
 
@@ -138,10 +141,18 @@ pub(crate) fn named(row: &NamedState, origins: &Origins) -> NamedStateReport {
 
 /// How a set stands.
 pub(crate) fn set_report(set: &ReplicaSet) -> ReplicaSetReport {
-    let SetStatus { name, keys, lag, counters, unsent, unpersisted } = set.status();
+    let status = set.status();
+    let SetStatus { name, keys, keeps, wants, lag, context, counters, unsent, unpersisted } =
+        status;
     let peers = lag.into_iter().map(|peer| ReplicaPeerReport {
         node: peer.node.name.to_string(),
         id: peer.node.to_string(),
+        version: peer.version,
+        incompatible: peer.incompatible.map(|theirs| {
+            format!("it speaks {theirs} of replica messages, this node {}", Versions::OURS)
+        }),
+        keeps: peer.keeps.as_ref().map(prefixes),
+        refused: peer.refused,
         unconfirmed_writes: peer.writes,
         caught_up_ms_ago: peer
             .caught_up
@@ -151,6 +162,14 @@ pub(crate) fn set_report(set: &ReplicaSet) -> ReplicaSetReport {
         name: name.to_owned(),
         durable: set.is_durable(),
         keys: keys as u64,
+        keeps: prefixes(&keeps),
+        wants: prefixes(&wants),
+        context: ReplicaContext {
+            lives: context.lives as u64,
+            gaps: context.gaps as u64,
+            claims: context.claims as u64,
+            pruned: context.pruned as u64,
+        },
         changes: set.changes(),
         peers: peers.collect(),
         unsent,
@@ -158,13 +177,25 @@ pub(crate) fn set_report(set: &ReplicaSet) -> ReplicaSetReport {
         counters: ReplicaCounters {
             updates_joined: counters.updates_joined,
             updates_refused: counters.updates_refused,
+            future: counters.future,
+            too_large: counters.too_large,
             malformed: counters.malformed,
+            incompatible: counters.incompatible,
             forged: counters.forged,
+            strangers: counters.strangers,
+            revenants: counters.revenants,
+            mixed: counters.mixed,
             compared: counters.compared,
             differed: counters.differed,
             entries_pulled: counters.entries_pulled,
+            pruned: counters.pruned,
         },
     }
+}
+
+/// The prefixes of an interest as JSON can hold them; one that is empty means every key.
+fn prefixes(interest: &Interest) -> Vec<String> {
+    interest.iter().map(|prefix| cursor(prefix)).collect()
 }
 
 /// A refused write or name as a problem document.
@@ -222,6 +253,13 @@ pub(crate) fn refused(error: &StateError) -> Problem {
             conflict("version_mismatch", "The value there has another version")
                 .found_version(is.map(|version| version.to_string()))
         }
+        StateError::Write(WriteError::OutsideInterest { key, keeps }) => Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "outside_interest",
+            "This node does not keep such keys",
+            error.to_string(),
+        )
+        .about("name", &String::from_utf8_lossy(key.key()), &keeps.to_string()),
         StateError::Full { max, .. } => Problem::new(
             StatusCode::INSUFFICIENT_STORAGE,
             "state_full",

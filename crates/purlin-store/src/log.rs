@@ -254,6 +254,17 @@ impl Drop for Handle {
 }
 
 impl Log {
+    /// In which file of the log in `dir` the record `lsn` is, for messages to people; the directory
+    /// when that cannot be told.
+    #[must_use]
+    pub fn file_of(disk: &dyn Disk, dir: &Path, lsn: Lsn) -> PathBuf {
+        let names = disk.list(dir).unwrap_or_default();
+        let first = |name: &String| name.strip_suffix(".seg")?.parse::<u64>().ok();
+        let files = names.iter().filter_map(|name| Some((first(name)?, name)));
+        let file = files.filter(|&(first, _)| first <= lsn.0).max();
+        file.map_or_else(|| dir.to_owned(), |(_, name)| dir.join(name))
+    }
+
     /// Opens the log in `dir`, making it if need be; calls `each` for every record in order. What
     /// it calls `each` for is on disk when it returns, acknowledged or not.
     ///

@@ -14,7 +14,7 @@ use purlin_core::{Clock, Hlc, NodeId, Rng};
 use purlin_net::{ChannelSpec, GossipKeys, Limits, Rpc, TlsIdentity, Transport, TransportConfig};
 use purlin_process::{ProcessLimits, Processes};
 use purlin_pubsub::PubSub;
-use purlin_replica::{Flags, ReplicaConfig, ReplicaSet, replica};
+use purlin_replica::{Flags, Interest, ReplicaConfig, ReplicaSet, replica};
 
 use crate::{
     Config, DataDir, DevAuthority, Environment, LocalBuilder, Node, Sources, StartError,
@@ -223,11 +223,15 @@ impl NodeBuilder {
         let discovery = discovery(&config, self.discovery, &clock, &mut rng)?;
         let cluster_config = cluster_config(&config, &transport, self.http_addr);
         let cluster = Cluster::start(cluster_config, transport.clone(), discovery, rng.fork())?;
-        let state = state(&transport, &hlc, &clock, &mut rng, data.as_deref())?;
+        let interest = &config.replica.interest;
+        let state = state(&transport, &hlc, &clock, &mut rng, data.as_deref(), interest)?;
         cluster.add_intake(Arc::new(remote.clone()));
         let rpc = MembersRpc::new(cluster.clone(), transport.clone(), rpc);
         let cached = ReplicaConfig::new(replica::CACHES, "caches");
         let cached = ReplicaSet::start(cached, &transport, Arc::clone(&hlc), rng.fork())?;
+        for set in [&state.crdt, &state.ephemeral, state.flags.set(), &cached] {
+            set.follow(&cluster);
+        }
         let caches = Caches::start(
             cluster.clone(),
             rpc.clone(),
@@ -267,9 +271,13 @@ fn state(
     clock: &Arc<dyn Clock>,
     rng: &mut Rng,
     data: Option<&DataDir>,
+    interest: &Interest,
 ) -> Result<State, StartError> {
     let mut start = |service, name, durable: bool| {
         let mut config = ReplicaConfig::new(service, name);
+        if service != replica::FLAGS {
+            config.interest = interest.clone();
+        }
         if let Some(data) = data.filter(|_| durable) {
             config.dir = Some(data.path().join(name));
             config.disk = Arc::clone(data.disk());

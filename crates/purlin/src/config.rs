@@ -24,6 +24,7 @@ use std::{
 
 use purlin_core::{ClusterName, NodeName};
 use purlin_net::{CertError, GossipKeys, TlsIdentity};
+use purlin_replica::Interest;
 
 pub(crate) use self::value::Raw;
 pub use self::{
@@ -64,6 +65,8 @@ pub struct Config {
     pub gossip: GossipSection,
     /// `[limits]`: bounds on what peers may make this node hold.
     pub limits: LimitsSection,
+    /// `[replica]`: which replicated state this node keeps.
+    pub replica: ReplicaSection,
     /// `[log]`: what is logged and in which form.
     pub log: LogSection,
     settings: Settings,
@@ -167,6 +170,15 @@ pub struct LimitsSection {
     pub peers_max: usize,
     /// Processes alive at once.
     pub processes_max: usize,
+}
+
+/// `[replica]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplicaSection {
+    /// Of which names this node keeps named state and ephemeral values. Flags and replicated caches
+    /// are kept whole everywhere.
+    pub interest: Interest,
 }
 
 /// `[log]`.
@@ -326,8 +338,22 @@ impl Config {
                 text: format!("of {message} exceeds a quarter of limits.backlog_bytes_max, {backlog}: raise that too"),
             });
         }
+        let beginnings = settings.list("replica.interest");
+        let interest = match beginnings.is_empty() {
+            true => Ok(Interest::all()),
+            false => Interest::prefixes(beginnings),
+        };
+        let interest = interest.unwrap_or_else(|error| {
+            problems.push(Problem {
+                origin: settings.origin("replica.interest"),
+                key: "replica.interest".to_owned(),
+                text: error.to_string(),
+            });
+            Interest::all()
+        });
         ConfigError::unless_empty(problems)?;
         Ok(Self {
+            replica: ReplicaSection { interest },
             node: NodeSection {
                 name: settings.node_name("node.name"),
                 data_dir: settings.path("node.data_dir").expect("node.data_dir has a default"),

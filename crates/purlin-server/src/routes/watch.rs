@@ -34,6 +34,7 @@ pub(super) fn cause(change: &Change) -> (String, Option<String>) {
         Origin::Here => ("here", None),
         Origin::Told(node) => ("told", Some(node.name.to_string())),
         Origin::Expired => ("expired", None),
+        Origin::Dropped => ("dropped", None),
     };
     (word.to_owned(), told_by)
 }

@@ -186,6 +186,7 @@ pub struct EphemeralChange {
     /// What it holds now; `null` when it is gone.
     pub now: Option<EntryReport>,
     /// `here`: written on this node. `told`: another node said so. `expired`: its time is over.
+    /// `dropped`: this node does not keep such keys any more.
     #[schema(example = "told")]
     pub cause: String,
     /// With `told`: which node.
@@ -236,6 +237,7 @@ pub struct StateChange {
     /// Whose writes it holds.
     pub writers: Vec<String>,
     /// `here`: written on this node. `told`: another node said so. `expired`: its time is over.
+    /// `dropped`: this node does not keep such keys any more.
     #[schema(example = "told")]
     pub cause: String,
     /// With `told`: which node.
@@ -301,6 +303,14 @@ pub struct ReplicaSetReport {
     pub durable: bool,
     /// How many keys it has; each entry of a map or set is one.
     pub keys: u64,
+    /// Beginnings of the keys that this node keeps; an empty one means every key.
+    #[schema(example = json!([""]))]
+    pub keeps: Vec<String>,
+    /// Of these, what it wants to go on keeping: the rest goes once others are known to have it.
+    #[schema(example = json!([""]))]
+    pub wants: Vec<String>,
+    /// What is remembered besides the keys.
+    pub context: ReplicaContext,
     /// How many changes this node has seen since it started: moves whenever anything does.
     pub changes: u64,
     /// How every neighbour stands, by name.
@@ -320,10 +330,31 @@ pub struct ReplicaPeerReport {
     pub node: String,
     /// `name@incarnation`.
     pub id: String,
+    /// The version of replica messages both speak; `null` before it has answered.
+    pub version: Option<u8>,
+    /// Why nothing is exchanged with it: there is no version that both speak.
+    pub incompatible: Option<String>,
+    /// Beginnings of the keys it keeps; `null` before it has said so.
+    pub keeps: Option<Vec<String>>,
+    /// Why it last refused what was sent to it, unless it has taken something in since.
+    pub refused: Option<String>,
     /// Writes it has not confirmed: the replication lag.
     pub unconfirmed_writes: u64,
     /// How long ago its whole state was last taken in; `null` if never.
     pub caught_up_ms_ago: Option<u64>,
+}
+
+/// What a replica set remembers besides its keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicaContext {
+    /// Lives of nodes in its causal contexts.
+    pub lives: u64,
+    /// Runs of writes kept apart because something before them has not been heard.
+    pub gaps: u64,
+    /// Contexts: more than one while it catches up with keys it began to keep.
+    pub claims: u64,
+    /// Lives that are over and take 16 bytes each.
+    pub pruned: u64,
 }
 
 /// What happened to a replica set; everything only grows.
@@ -331,18 +362,32 @@ pub struct ReplicaPeerReport {
 pub struct ReplicaCounters {
     /// Updates taken in from neighbours.
     pub updates_joined: u64,
-    /// Updates refused for a timestamp from the future.
+    /// Updates and pieces of which something was refused.
     pub updates_refused: u64,
+    /// Entries refused because they were written in the future.
+    pub future: u64,
+    /// Entries refused because a value in them is too large.
+    pub too_large: u64,
     /// Messages that were none.
     pub malformed: u64,
+    /// Messages and greetings in versions that this release does not speak.
+    pub incompatible: u64,
     /// Claims of writes of this node that it never made.
     pub forged: u64,
+    /// Messages from somebody who was no neighbour at that moment.
+    pub strangers: u64,
+    /// Neighbours that came back under a life that had been taken to be over.
+    pub revenants: u64,
+    /// Keys that were heard to hold two kinds of value.
+    pub mixed: u64,
     /// Comparisons begun.
     pub compared: u64,
     /// Comparisons that found a difference.
     pub differed: u64,
     /// Entries received in pieces.
     pub entries_pulled: u64,
+    /// Lives forgotten because everybody had seen all of them and nothing of them was left.
+    pub pruned: u64,
 }
 
 /// `GET /v1/state/{set}/keys`: a catalogue of names.

@@ -255,6 +255,13 @@ const KEYS: &[Key] = &[
         doc: "processes alive at once; an idle one costs about 2 KB",
     },
     Key {
+        section: "replica",
+        name: "interest",
+        kind: Kind::List,
+        default: None,
+        doc: "beginnings of the names whose state and ephemeral values this node keeps; unset: all",
+    },
+    Key {
         section: "log",
         name: "level",
         kind: Kind::Text,
