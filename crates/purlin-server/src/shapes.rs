@@ -15,7 +15,7 @@ pub use flags::{
 };
 pub use state::{
     CatalogueReport, CounterReport, CounterRequest, ElementReport, EntryReport, EphemeralChange,
-    EphemeralReport, MapReport, NamedStateReport, RemovedReport, ReplicaCounters,
+    EphemeralReport, MapReport, NamedStateReport, RemovedReport, ReplicaContext, ReplicaCounters,
     ReplicaPeerReport, ReplicaSetReport, SetReport, SpliceReport, SpliceRequest, StateChange,
     StateReport, SwitchReport, SwitchRequest, TextReport, ValueReport, ValuesReport, WatchReport,
     WrittenReport,
