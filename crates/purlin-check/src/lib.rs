@@ -7,10 +7,12 @@
 //!
 //! - [`convergence`]: after healing, all replicas are equal
 //! - [`updates`]: no write is lost, none comes back after it was removed
+//! - [`linearizability`]: every operation takes effect at one moment between invocation and return
 //! - [`ownership`]: at most one owner at any time
 //! - [`fencing`]: tokens only grow, and nothing older is accepted after something newer
 
 pub mod convergence;
 pub mod fencing;
+pub mod linearizability;
 pub mod ownership;
 pub mod updates;
