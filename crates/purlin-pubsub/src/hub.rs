@@ -611,6 +611,18 @@ impl Hub {
         self.announce.notify_one();
     }
 
+    /// The connection to a peer was replaced. If the other side had lost the old one, it has
+    /// forgotten that we know its interest, and tells us of changes only when asked again.
+    pub(crate) fn peer_again(&self, node: &NodeId) {
+        match self.tables.write().peers.get_mut(node) {
+            Some(entry) => entry.interest.doubt(),
+            // It is being met for the first time.
+            None => return,
+        }
+        self.announcer.lock().resend(node, false);
+        self.announce.notify_one();
+    }
+
     /// A peer is gone: nothing is sent to it, and its interest is forgotten. Unless it is back
     /// already: then its first frames may have come before this news, and must not be undone.
     pub(crate) fn peer_down(&self, node: &NodeId) {

@@ -96,6 +96,8 @@ async fn follow(mut events: broadcast::Receiver<PeerEvent>, hub: Weak<Hub>) {
         let Some(hub) = hub.upgrade() else { return };
         match event {
             Ok(PeerEvent::Up { peer }) => hub.peer_up(peer.node(), port(&peer, hub.clock())),
+            // Without a `Down` before it: for us the peer was there all the time.
+            Ok(PeerEvent::ChannelUp { peer, channel: ChannelId::CONTROL }) => hub.peer_again(&peer),
             Ok(PeerEvent::Down { peer, .. }) => hub.peer_down(&peer),
             Ok(_) => {}
             // Who is up asks us, so only those we know need another look.

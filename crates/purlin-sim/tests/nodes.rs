@@ -1,5 +1,10 @@
 //! Whole nodes in a simulated world.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use purlin_sim::{
     Failure, World,
     condition::{converged, down, members},
@@ -35,5 +40,26 @@ fn both_sides_of_a_cut_write_and_are_equal_after_the_heal() -> Result<(), Failur
     assert_eq!(world.at("b", |node| node.crdt().get(b"visits").unwrap().count()), Some(1));
     world.heal().until(converged(), secs(10))?.until(members(["a", "b", "c"]), secs(10))?;
     assert_eq!(world.at("b", |node| node.crdt().get(b"visits").unwrap().count()), Some(2));
+    Ok(())
+}
+
+#[test]
+fn interest_is_known_again_when_only_one_side_had_lost_the_other() -> Result<(), Failure> {
+    let mut world = three(3)?;
+    // `b` hears nothing of `a` and takes it for gone; `a` hears `b` all the time.
+    world.cut_one_way("a", "b").run_for(secs(5))?.heal();
+    world.until(members(["a", "b", "c"]), secs(10))?.run_for(secs(5))?;
+    let heard = Arc::new(AtomicBool::new(false));
+    let hears = Arc::clone(&heard);
+    world.spawn("b", async move |node| {
+        let subscribed = node.pubsub().subscribe("news");
+        let mut news = subscribed.expect("a plain topic is a pattern");
+        hears.store(news.recv().await.is_some(), Ordering::Relaxed);
+    });
+    let publish = move |world: &World| {
+        world.at("a", |node| node.pubsub().publish("news", "hello").is_ok());
+        heard.load(Ordering::Relaxed).then_some(()).ok_or_else(|| "nothing".to_owned())
+    };
+    world.until(("b to hear what a publishes", publish), secs(5))?;
     Ok(())
 }
