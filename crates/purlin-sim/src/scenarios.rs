@@ -6,7 +6,9 @@
 
 use crate::{Builder, Failure, World};
 
+mod membership;
 mod replica;
+mod services;
 
 /// What a scenario is played with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +39,42 @@ pub struct Scenario {
     pub about: &'static str,
     /// How many steps it has when nobody says otherwise; 0 for one that always does the same.
     pub steps: u32,
+    /// A sweep plays it for one in so many seeds: 1 but for the largest.
+    pub one_in: u64,
     run: fn(&mut World, u32) -> Result<(), Failure>,
     build: fn(Builder) -> Builder,
 }
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[replica::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    replica::SCENARIO,
+    replica::MERGE,
+    membership::CHAOS,
+    membership::UNREACHABLE,
+    membership::MASS_RESTART,
+    membership::STARVED,
+    membership::DEAD_LIVES,
+    membership::STUCK,
+    membership::POWER_LOSS,
+    membership::SILENT,
+    membership::SIXTY_FOUR,
+    services::PUBSUB,
+    services::CALLS,
+];
+
+/// `count` names of hosts.
+fn names(count: usize) -> Vec<String> {
+    (1..=count).map(|n| format!("n{n}")).collect()
+}
+
+/// Starts `count` nodes; they need not have met when it returns.
+fn start_all(world: &mut World, count: usize) -> Result<Vec<String>, Failure> {
+    let names = names(count);
+    for name in &names {
+        world.start(name)?;
+    }
+    Ok(names)
+}
 
 /// The scenario `name`.
 #[must_use]

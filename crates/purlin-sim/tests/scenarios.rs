@@ -4,7 +4,8 @@ use purlin_sim::scenarios::{self, Play};
 
 #[test]
 fn every_scenario_holds_and_plays_the_same_again() {
-    for scenario in scenarios::ALL {
+    // The largest are left to `cargo xtask sim`.
+    for scenario in scenarios::ALL.iter().filter(|scenario| scenario.one_in == 1) {
         let play = Play { seed: 1, steps: scenario.steps };
         let first = scenario.play(play).unwrap_or_else(|failure| panic!("{failure}"));
         let again = scenario.play(play).unwrap_or_else(|failure| panic!("{failure}"));

@@ -119,13 +119,16 @@ fn jobs(arguments: &Arguments) -> Result<Vec<Job>, String> {
             jobs.push((*scenario, play(scenario, seed)));
             continue;
         }
+        // The largest have one seed in a short sweep anyway.
+        let fresh = fresh.filter(|_| scenario.one_in == 1);
         jobs.extend(fresh.map(|seed| (*scenario, play(scenario, seed))));
     }
     // Seed by seed over all scenarios: an interrupted sweep has seen something of each.
     let alone = u64::from(arguments.seed.is_none() && fresh.is_none());
     let seeds = arguments.seeds.unwrap_or(alone);
     for seed in arguments.from..arguments.from.saturating_add(seeds) {
-        jobs.extend(chosen.iter().map(|scenario| (*scenario, play(scenario, seed))));
+        let due = chosen.iter().filter(|it| (seed - arguments.from).is_multiple_of(it.one_in));
+        jobs.extend(due.map(|scenario| (*scenario, play(scenario, seed))));
     }
     Ok(jobs)
 }

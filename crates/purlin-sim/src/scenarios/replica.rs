@@ -19,8 +19,8 @@ use purlin::{
     Node,
     core::HlcTimestamp,
     replica::{
-        ReplicaSet, StateError,
-        cell::Cell,
+        ReplicaSet, Set, StateError,
+        cell::{Cell, Wins},
         flag::Flag,
         flags::{FlagsError, Reason},
     },
@@ -28,7 +28,7 @@ use purlin::{
 use purlin_check::updates::{self, Concurrent, Did, Op};
 use purlin_core::Rng;
 
-use super::Scenario;
+use super::{Scenario, start_all};
 use crate::{
     Chaos, Failure, World,
     chaos::Struck,
@@ -41,7 +41,18 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "random writes of every replicated type on 3 to 5 nodes under every fault: nothing \
             acknowledged is lost, nothing removed comes back, all end equal",
     steps: 120,
+    one_in: 1,
     run,
+    build: |world| world.latency(ms(2), ms(5)),
+};
+
+pub(super) const MERGE: Scenario = Scenario {
+    name: "merge-after-split",
+    about: "five nodes split in two or three parts, all write, all parts merge: every single write \
+            is accounted for (hazelcast #11542)",
+    steps: 120,
+    one_in: 1,
+    run: merge_after_split,
     build: |world| world.latency(ms(2), ms(5)),
 };
 
@@ -60,12 +71,26 @@ enum Family {
     Entry,
     /// An element of a set of any size.
     Member,
+    /// An element of a set of any size from which nothing is removed.
+    Kept,
+    /// An element of a set of any size in which removals win.
+    Barred,
+    /// A leaf of a nested map.
+    Leaf,
+    /// A word in a text that everybody edits.
+    Word,
     Counter,
+    Growing,
+    /// Counters that are reset and switches: what they show names no write, so for these it only
+    /// matters that all nodes show the same in the end.
+    Resettable,
+    Enabling,
+    Disabling,
     Ephemeral,
     Flag,
 }
 
-const FAMILIES: [Family; 10] = [
+const FAMILIES: [Family; 18] = [
     Family::Register,
     Family::MultiValue,
     Family::Element,
@@ -73,7 +98,15 @@ const FAMILIES: [Family; 10] = [
     Family::OwnField,
     Family::Entry,
     Family::Member,
+    Family::Kept,
+    Family::Barred,
+    Family::Leaf,
+    Family::Word,
     Family::Counter,
+    Family::Growing,
+    Family::Resettable,
+    Family::Enabling,
+    Family::Disabling,
     Family::Ephemeral,
     Family::Flag,
 ];
@@ -95,9 +128,28 @@ impl Family {
         }
     }
 
-    /// A member of a set of any size and an element carry no value: their name is their number.
+    /// What has no value of its own to carry its number is written once, under its number.
     fn is_numbered_by_name(self) -> bool {
-        matches!(self, Self::Element | Self::OwnField | Self::Member)
+        matches!(
+            self,
+            Self::Element
+                | Self::OwnField
+                | Self::Member
+                | Self::Kept
+                | Self::Barred
+                | Self::Leaf
+                | Self::Word
+        )
+    }
+
+    /// Whether what can be read tells which writes it comes from.
+    fn tells_writes(self) -> bool {
+        !self.is_counted() && !matches!(self, Self::Resettable | Self::Enabling | Self::Disabling)
+    }
+
+    /// Whether what can be read is the sum of what was written.
+    fn is_counted(self) -> bool {
+        matches!(self, Self::Counter | Self::Growing)
     }
 }
 
@@ -169,12 +221,67 @@ fn readable(node: &Node, key: &Key) -> BTreeSet<Op> {
             let set = crdt.set("members").expect("a name without zero bytes");
             set.contains(name).then(|| number(name.as_bytes())).into_iter().collect()
         }
+        Family::Kept | Family::Barred => {
+            let set = set_of(crdt, family).expect("a name without zero bytes");
+            set.contains(name).then(|| number(name.as_bytes())).into_iter().collect()
+        }
+        Family::Leaf => {
+            let there = cell(node, family, "nested");
+            let path = leaf(name).into_iter().collect();
+            let leaf = there.as_ref().and_then(|cell| cell.leaf(&path));
+            leaf.iter().map(|it| number(&it.value)).collect()
+        }
+        Family::Word => {
+            let is_there = crdt.text(TEXT).contains(&word(name));
+            is_there.then(|| number(name.as_bytes())).into_iter().collect()
+        }
         Family::Flag => {
             let flag = node.flags().get(name);
             flag.iter().map(|flag| number(flag.flag.description.as_bytes())).collect()
         }
-        Family::Counter => BTreeSet::new(),
+        Family::Counter
+        | Family::Growing
+        | Family::Resettable
+        | Family::Enabling
+        | Family::Disabling => BTreeSet::new(),
     }
+}
+
+fn set_of(crdt: &ReplicaSet, family: Family) -> Result<Set, StateError> {
+    match family {
+        Family::Kept => crdt.grow_set("kept"),
+        Family::Barred => crdt.remove_wins_set("barred"),
+        _ => crdt.set("members"),
+    }
+}
+
+/// Where the leaf of this name is in the nested map.
+fn leaf(name: &str) -> [Bytes; 2] {
+    let branch = ["oak", "elm", "ash"][name.len() % 3];
+    [Bytes::from_static(branch.as_bytes()), Bytes::copy_from_slice(name.as_bytes())]
+}
+
+const TEXT: &[u8] = b"text";
+
+/// The word of this name: nothing but a write of its own may come between its letters.
+fn word(name: &str) -> String {
+    format!("<{name}>")
+}
+
+/// Adds a word at a place between words that the number decides.
+fn write_word(crdt: &ReplicaSet, name: &str, op: Op) -> Result<(), StateError> {
+    let text = crdt.text(TEXT);
+    let ends = text.chars().enumerate().filter(|(_, letter)| *letter == '>').map(|(at, _)| at + 1);
+    let places: Vec<usize> = std::iter::once(0).chain(ends).collect();
+    crdt.insert_text(TEXT, places[op % places.len()], &word(name))
+}
+
+fn remove_word(crdt: &ReplicaSet, name: &str) -> Result<bool, StateError> {
+    let (text, word) = (crdt.text(TEXT), word(name));
+    // All letters are of one byte.
+    let Some(at) = text.find(&word) else { return Ok(false) };
+    crdt.delete_text(TEXT, at..at + word.len())?;
+    Ok(true)
 }
 
 fn field_map(family: Family) -> &'static str {
@@ -201,7 +308,14 @@ fn write(node: &Node, key: &Key, op: Op, adds: i64) -> Result<Wrote, StateError>
         }
         Family::Entry => Some(crdt.map("entries")?.put(name, value)?),
         Family::Member => crdt.set("members")?.insert(name).map(|()| None)?,
+        Family::Kept | Family::Barred => set_of(crdt, *family)?.insert(name).map(|()| None)?,
+        Family::Leaf => Some(crdt.put_at("nested", leaf(name), value)?),
+        Family::Word => write_word(crdt, name, op).map(|()| None)?,
         Family::Counter => crdt.add(name.clone(), adds).map(|_| None)?,
+        Family::Growing => crdt.grow(name.clone(), adds.unsigned_abs()).map(|_| None)?,
+        Family::Resettable => crdt.add_resettable(name.clone(), adds).map(|_| None)?,
+        Family::Enabling => crdt.switch(name.clone(), Wins::Enabling, true).map(|()| None)?,
+        Family::Disabling => crdt.switch(name.clone(), Wins::Disabling, true).map(|()| None)?,
         Family::Ephemeral => Some(node.ephemeral().put(name.clone(), value, None)?),
         Family::Flag => {
             let flag = Flag { description: value, ..Flag::default() };
@@ -227,7 +341,16 @@ fn remove(node: &Node, key: &Key) -> Result<Wrote, StateError> {
         Family::Entry => crdt.map("entries")?.remove(name)?,
         Family::Member => crdt.set("members")?.remove(name)?,
         Family::Ephemeral => node.ephemeral().remove(name.clone())?,
-        Family::SharedField | Family::Counter | Family::Flag => false,
+        // Also where the element has not arrived yet.
+        Family::Barred => set_of(crdt, *family)?.remove(name).map(|_was_there| true)?,
+        Family::Leaf => crdt.remove_at("nested", leaf(name))?,
+        Family::Word => remove_word(crdt, name)?,
+        Family::Resettable => crdt.reset(name.clone())?,
+        Family::Enabling => crdt.switch(name.clone(), Wins::Enabling, false).map(|()| true)?,
+        Family::Disabling => crdt.switch(name.clone(), Wins::Disabling, false).map(|()| true)?,
+        Family::SharedField | Family::Kept | Family::Counter | Family::Growing | Family::Flag => {
+            false
+        }
     };
     Ok(if removed { Wrote::Done(None) } else { Wrote::Nothing })
 }
@@ -288,7 +411,7 @@ impl Book {
         let what = if removes { "removes" } else { "writes" };
         world.note(format!("{host} {what} {op}: {:?} {}", key.0, key.1));
         let shows = match (key.0, removes) {
-            (Family::Counter, _) => true,
+            (family, _) if !family.tells_writes() => true,
             (_, true) => now.is_empty(),
             (_, false) => now.contains(&op),
         };
@@ -307,6 +430,11 @@ impl Book {
             );
             return Err(world.failure(what));
         }
+        // A removal that wins ends also what its author has not seen.
+        let seen = match key.0 {
+            Family::Barred if removes => BTreeSet::from([number(key.1.as_bytes())]),
+            _ => seen,
+        };
         // Nobody ends what everybody may write at once and only one of which is shown.
         let seen = if key.0.concurrent() == Concurrent::OneWins { BTreeSet::new() } else { seen };
         let did = Did { key: key.clone(), wrote: !removes, seen, may_be_missing: false };
@@ -396,7 +524,7 @@ impl Book {
             }
             // Keys of the other sort are out of the question here: nothing is expected of them.
             let ours = |did: Did<Key>| {
-                let other = did.key.0.concurrent() != wanted || did.key.0 == Family::Counter;
+                let other = did.key.0.concurrent() != wanted || !did.key.0.tells_writes();
                 Did { may_be_missing: did.may_be_missing || other, ..did }
             };
             let dids: Vec<Did<Key>> = dids.into_iter().map(ours).collect();
@@ -409,18 +537,20 @@ impl Book {
 
     /// A counter shows at least what must be there and at most what was ever added.
     fn check_counters(&self, world: &World, name: &str) -> Result<(), String> {
-        let mut bounds: BTreeMap<&str, (i128, i128)> = BTreeMap::new();
-        for line in self.lines.iter().filter(|line| line.did.key.0 == Family::Counter) {
-            let (least, most) = bounds.entry(&line.did.key.1).or_default();
+        let mut bounds: BTreeMap<&Key, (i128, i128)> = BTreeMap::new();
+        for line in self.lines.iter().filter(|line| line.did.key.0.is_counted()) {
+            let (least, most) = bounds.entry(&line.did.key).or_default();
             *most += i128::from(line.adds);
             if !line.did.may_be_missing {
                 *least += i128::from(line.adds);
             }
         }
-        for (counter, (least, most)) in bounds {
-            let count = world.at(name, |node| {
-                node.crdt().get(counter.as_bytes()).map_or(0, |cell| cell.count())
-            });
+        for ((family, counter), (least, most)) in bounds {
+            let shows = |cell: Cell| match family {
+                Family::Growing => i128::try_from(cell.grown()).unwrap_or(i128::MAX),
+                _ => cell.count(),
+            };
+            let count = world.at(name, |node| node.crdt().get(counter.as_bytes()).map_or(0, shows));
             let count = count.unwrap_or_default();
             if count < least || count > most {
                 return Err(format!("{counter} shows {count}, which is not {least} to {most}"));
@@ -433,10 +563,7 @@ impl Book {
 fn run(world: &mut World, steps: u32) -> Result<(), Failure> {
     let mut rng = world.rng();
     let size = [3, 3, 3, 3, 4, 5][rng.below(6)];
-    let names: Vec<String> = (1..=size).map(|n| format!("n{n}")).collect();
-    for name in &names {
-        world.start(name)?;
-    }
+    let names = start_all(world, size)?;
     world.until(members(&names), secs(20))?;
     let mut chaos = Chaos::new(world);
     let mut book = Book::new(world, &names);
@@ -452,5 +579,38 @@ fn run(world: &mut World, steps: u32) -> Result<(), Failure> {
         book.on(world, &Struck::Restarted(name));
     }
     world.until(members(&names), secs(60))?.until(converged(), secs(60))?;
+    book.check(world).map_err(|violation| world.failure(violation))
+}
+
+fn merge_after_split(world: &mut World, steps: u32) -> Result<(), Failure> {
+    let mut rng = world.rng();
+    let names = start_all(world, 5)?;
+    world.until(members(&names), secs(20))?;
+    let mut book = Book::new(world, &names);
+    for split in 0..3 {
+        let mut order = names.clone();
+        rng.shuffle(&mut order);
+        let (one, other) = order.split_at(1 + rng.below(2));
+        world.partition(one, other);
+        if rng.chance(0.5) {
+            let (two, three) = other.split_at(1 + rng.below(2));
+            world.partition(two, three);
+        }
+        // Long enough for the parts to see each other down, now and then.
+        let pause = ms(if rng.chance(0.5) { 20 } else { 200 });
+        for _ in 0..steps / 3 {
+            book.act(world)?;
+            world.run_for(rng.jitter(pause))?;
+        }
+        // Not always in one piece: clocks go wrong in between.
+        let skewed = &names[rng.below(5)];
+        world.jump_clock(skewed, if split == 1 { 2_500 } else { -2_500 });
+        world.heal();
+        if rng.chance(0.5) {
+            world.until(converged(), secs(30))?;
+        }
+    }
+    world.until(members(&names), secs(30))?.until(converged(), secs(30))?;
+    // Nobody died: not one write may be missing.
     book.check(world).map_err(|violation| world.failure(violation))
 }
