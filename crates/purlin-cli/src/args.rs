@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::state::{
     CacheCommand, CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand,
-    SetCommand, Signature,
+    SetCommand, Signature, StateCommand, SwitchCommand, TextCommand,
 };
 
 const EXIT_CODES: &str =
@@ -165,6 +165,15 @@ Payloads go to standard output, one a line; notes about gaps go to standard erro
     /// Read and write single values that every side of a cut may write
     #[command(subcommand)]
     Register(RegisterCommand),
+    /// Turn switches on and off that every side of a cut may turn
+    #[command(subcommand)]
+    Switch(SwitchCommand),
+    /// Read and edit text that every side of a cut may edit
+    #[command(subcommand)]
+    Text(TextCommand),
+    /// See what is kept of all this, how it changes, and how far copies are behind
+    #[command(subcommand)]
+    State(StateCommand),
     /// Read and write values that are everywhere, in memory, and may end by themselves
     #[command(subcommand)]
     Ephemeral(EphemeralCommand),

@@ -1,21 +1,15 @@
 //! `purlin ephemeral`: values that are everywhere, in memory, and may end by themselves.
 
-use std::time::Duration;
-
-use futures_util::StreamExt as _;
 use purlin_server::shapes::{EphemeralChange, EphemeralReport};
 
 use crate::{
     args::EphemeralCommand,
     client::{Client, segment},
-    exit::{Done, Failure},
+    exit::Done,
     output::{Output, Tone, human_micros, table},
     replicated::{delete, key_text, read, value_text, write},
-    sse::{Event, Parser},
+    watching,
 };
-
-const RETRY_EVERY: Duration = Duration::from_millis(500);
-const RETRIES: u32 = 60;
 
 pub(crate) async fn ephemeral(
     client: &Client,
@@ -80,73 +74,19 @@ async fn list(client: &Client, prefix: &str, output: &mut Output) -> Done {
 
 async fn watch(client: &Client, prefix: &str, count: Option<u64>, output: &mut Output) -> Done {
     let path = format!("/v1/ephemeral-watch?prefix={}", segment(prefix));
-    let (mut left, mut misses, mut was_open) = (count, 0, false);
-    while left != Some(0) {
-        let (endpoint, response) = match client.stream(&path, None).await {
-            Ok(opened) => opened,
-            Err(failure @ Failure::Unreachable(_)) if was_open && misses < RETRIES => {
-                if misses == 0 {
-                    output.note(failure.text().unwrap_or_default());
-                }
-                misses += 1;
-                tokio::time::sleep(RETRY_EVERY).await;
-                continue;
+    let what = format!("{prefix:?}");
+    watching::watch(client, &path, &what, count, output, |change: &EphemeralChange, output| {
+        let coded = || format!("base64:{}", change.key_base64.as_deref().unwrap_or_default());
+        let key = change.key.clone().unwrap_or_else(coded);
+        match &change.now {
+            Some(entry) => {
+                format!("{} {key} = {}", output.toned(Tone::Good, "set"), value_text(entry))
             }
-            Err(failure) => return Err(failure),
-        };
-        output.note(&if was_open {
-            format!("watching {prefix:?} on {}; changes in between are missing", endpoint.url)
-        } else {
-            format!("watching {prefix:?} on {}", endpoint.url)
-        });
-        (misses, was_open) = (0, true);
-        let (mut parser, mut batch) = (Parser::default(), Vec::new());
-        let mut body = response.bytes_stream();
-        while left != Some(0)
-            && let Some(Ok(chunk)) = body.next().await
-        {
-            parser.feed(&chunk, &mut batch).map_err(Failure::not_done)?;
-            for event in batch.drain(..) {
-                if left != Some(0) && print(&event, output)? {
-                    left = left.map(|left| left - 1);
-                }
+            None if change.cause == "expired" => {
+                format!("{} {key}", output.toned(Tone::Doubtful, "expired"))
             }
-            output.flush()?;
+            None => format!("{} {key}", output.toned(Tone::Bad, "deleted")),
         }
-        if left != Some(0) {
-            tokio::time::sleep(RETRY_EVERY).await;
-        }
-    }
-    Ok(())
-}
-
-/// Prints a change; says whether it was one.
-fn print(event: &Event, output: &mut Output) -> Result<bool, Failure> {
-    match event.kind.as_str() {
-        "change" => {}
-        "lag" => {
-            output.note(&format!("changes are missing here, list the keys again: {}", event.data));
-            return Ok(false);
-        }
-        _ => return Ok(false),
-    }
-    if output.is_json() {
-        output.line(&event.data)?;
-        return Ok(true);
-    }
-    let change: EphemeralChange = serde_json::from_str(&event.data)
-        .map_err(|error| Failure::NotDone(format!("a change cannot be read: {error}")))?;
-    let coded = || format!("base64:{}", change.key_base64.as_deref().unwrap_or_default());
-    let key = change.key.clone().unwrap_or_else(coded);
-    let line = match &change.now {
-        Some(entry) => {
-            format!("{} {key} = {}", output.toned(Tone::Good, "set"), value_text(entry))
-        }
-        None if change.cause == "expired" => {
-            format!("{} {key}", output.toned(Tone::Doubtful, "expired"))
-        }
-        None => format!("{} {key}", output.toned(Tone::Bad, "deleted")),
-    };
-    output.line(&line)?;
-    Ok(true)
+    })
+    .await
 }

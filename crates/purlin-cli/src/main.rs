@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod catalogue;
 mod cert;
 mod client;
 mod config;
@@ -22,6 +23,7 @@ mod sse;
 mod state;
 mod subscribe;
 mod up;
+mod watching;
 
 use std::process::ExitCode;
 
@@ -85,6 +87,15 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         }
         Command::Register(command) => {
             on_runtime(replicated::register(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Switch(command) => {
+            on_runtime(replicated::switch(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Text(command) => {
+            on_runtime(replicated::text(&Client::new(&cli.global)?, command, output))
+        }
+        Command::State(command) => {
+            on_runtime(catalogue::catalogue(&Client::new(&cli.global)?, command, output))
         }
         Command::Ephemeral(command) => {
             on_runtime(ephemeral::ephemeral(&Client::new(&cli.global)?, command, output))

@@ -1,17 +1,17 @@
-//! `purlin counter | set | map | register`: state that every side of a cut may write.
+//! `purlin counter | set | map | register | switch | text`: state that every side of a cut may write.
 
 use std::io::Read as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use purlin_server::shapes::{
-    CounterReport, ElementReport, EntryReport, MapReport, RemovedReport, SetReport, ValuesReport,
-    WrittenReport,
+    CounterReport, ElementReport, EntryReport, MapReport, RemovedReport, SetReport, SpliceRequest,
+    SwitchReport, TextReport, ValuesReport, WrittenReport,
 };
 use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    args::{CounterCommand, MapCommand, RegisterCommand, SetCommand},
+    args::{CounterCommand, MapCommand, RegisterCommand, SetCommand, SwitchCommand, TextCommand},
     client::{Client, segment},
     exit::{Done, Failure},
     output::{Output, Tone, table},
@@ -28,8 +28,12 @@ pub(crate) async fn counter(
     let path = |name: &str| format!("/v1/counters/{}", segment(name));
     let report: CounterReport = match command {
         CounterCommand::Get { name } => client.get(&path(name)).await?,
-        CounterCommand::Add { name, by } => {
-            client.post(&path(name), json!({ "by": by }).to_string()).await?
+        CounterCommand::Add { name, by, kind } => {
+            let path = of_type(path(name), kind.as_deref());
+            client.post(&path, json!({ "by": by }).to_string()).await?
+        }
+        CounterCommand::Reset { name } => {
+            client.post(&path(name), json!({ "reset": true }).to_string()).await?
         }
         CounterCommand::Delete { name } => {
             return delete(client, &path(name), String::new(), output).await;
@@ -38,15 +42,23 @@ pub(crate) async fn counter(
     if output.is_json() { output.json(&report) } else { output.line(&report.value.to_string()) }
 }
 
+/// The same path for a new value of that type.
+fn of_type(path: String, kind: Option<&str>) -> String {
+    match kind {
+        Some(kind) => format!("{path}?type={kind}"),
+        None => path,
+    }
+}
+
 pub(crate) async fn set(client: &Client, command: &SetCommand, output: &mut Output) -> Done {
     let whole = |name: &str| format!("/v1/sets/{}", segment(name));
     let one = |name: &str, element: &str| format!("{}/{}", whole(name), segment(element));
     match command {
         SetCommand::Ls { name } => list_set(client, &whole(name), output).await,
-        SetCommand::Add { name, elements } => {
+        SetCommand::Add { name, elements, kind } => {
             for element in elements {
-                let done: ElementReport =
-                    client.send(Method::PUT, &one(name, element), Vec::new()).await?;
+                let path = of_type(one(name, element), kind.as_deref());
+                let done: ElementReport = client.send(Method::PUT, &path, Vec::new()).await?;
                 if output.is_json() {
                     output.json(&done)?;
                 }
@@ -93,12 +105,13 @@ async fn list_set(client: &Client, path: &str, output: &mut Output) -> Done {
 
 pub(crate) async fn map(client: &Client, command: &MapCommand, output: &mut Output) -> Done {
     let whole = |name: &str| format!("/v1/maps/{}", segment(name));
-    let one = |name: &str, key: &str| format!("{}/{}", whole(name), segment(key));
+    let one = |name: &str, key: &str| format!("{}/{}", whole(name), key_path(key));
     match command {
         MapCommand::Ls { name } => list_map(client, &whole(name), output).await,
         MapCommand::Get { name, key } => read(client, &one(name, key), key, output).await,
-        MapCommand::Put { name, key, value } => {
-            write(client, &one(name, key), value.as_deref(), output).await
+        MapCommand::Put { name, key, value, kind } => {
+            let path = of_type(one(name, key), kind.as_deref());
+            write(client, &path, value.as_deref(), output).await
         }
         MapCommand::Delete { name, key: Some(key) } => {
             delete(client, &one(name, key), String::new(), output).await
@@ -107,6 +120,16 @@ pub(crate) async fn map(client: &Client, command: &MapCommand, output: &mut Outp
             delete(client, &whole(name), String::new(), output).await
         }
     }
+}
+
+/// A key as it stands in a path: its slashes as they are, for they divide the keys of a nested map.
+fn key_path(key: &str) -> String {
+    let keys = key.split('/').map(segment);
+    if key.split('/').any(|key| key == "." || key == "..") {
+        // Clients would take these for directions.
+        return segment(key);
+    }
+    keys.collect::<Vec<_>>().join("/")
 }
 
 async fn list_map(client: &Client, path: &str, output: &mut Output) -> Done {
@@ -191,6 +214,47 @@ pub(crate) async fn register(
     }
 }
 
+pub(crate) async fn switch(client: &Client, command: &SwitchCommand, output: &mut Output) -> Done {
+    let path = |name: &str| format!("/v1/switches/{}", segment(name));
+    let (name, kind, on) = match command {
+        SwitchCommand::Get { name } => {
+            let report: SwitchReport = client.get(&path(name)).await?;
+            let word = if report.on { "on" } else { "off" };
+            return if output.is_json() { output.json(&report) } else { output.line(word) };
+        }
+        SwitchCommand::Delete { name } => {
+            return delete(client, &path(name), String::new(), output).await;
+        }
+        SwitchCommand::On { name, kind } => (name, kind, true),
+        SwitchCommand::Off { name, kind } => (name, kind, false),
+    };
+    let path = of_type(path(name), kind.as_deref());
+    let body = json!({ "on": on }).to_string();
+    let report: SwitchReport = client.send(Method::PUT, &path, body).await?;
+    if output.is_json() { output.json(&report) } else { Ok(()) }
+}
+
+pub(crate) async fn text(client: &Client, command: &TextCommand, output: &mut Output) -> Done {
+    let path = |name: &str| format!("/v1/texts/{}", segment(name));
+    let report: TextReport = match command {
+        TextCommand::Get { name } => return read(client, &path(name), name, output).await,
+        TextCommand::Delete { name } => {
+            return delete(client, &path(name), String::new(), output).await;
+        }
+        TextCommand::Put { name, text } => {
+            client.send(Method::PUT, &path(name), value_of(text.as_deref())?).await?
+        }
+        TextCommand::Insert { name, text, at, delete } => {
+            let insert = String::from_utf8(value_of(Some(text))?)
+                .map_err(|error| Failure::NotDone(format!("standard input: {error}")))?;
+            let request = SpliceRequest { at: *at, delete: *delete, insert };
+            let body = serde_json::to_vec(&request).expect("text and numbers are JSON");
+            client.send(Method::POST, &path(name), body).await?
+        }
+    };
+    if output.is_json() { output.json(&report) } else { output.line(&report.chars.to_string()) }
+}
+
 /// Prints the value at `path` as it is.
 pub(crate) async fn read(client: &Client, path: &str, key: &str, output: &mut Output) -> Done {
     let Some(value) = client.find(path).await? else {
@@ -246,4 +310,19 @@ pub(crate) async fn delete(client: &Client, path: &str, body: String, output: &m
         output.note("there was nothing to remove");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn slashes_divide_keys_and_nothing_in_a_key_is_a_direction() {
+        for (key, path) in [
+            ("a", "a"),
+            ("eu/de/vat", "eu/de/vat"),
+            ("a b/50%", "a%20b/50%25"),
+            ("a/../b", "a%2F..%2Fb"),
+        ] {
+            assert_eq!(super::key_path(key), path);
+        }
+    }
 }

@@ -19,14 +19,24 @@ pub(crate) enum CounterCommand {
 Examples:
   purlin counter add visits
   purlin counter add stock/apples -- -3
+  purlin counter add since-lunch 5 --type resettable_counter
 
 Not repeatable blindly: when the exit code is 3, read the counter before adding again.")]
     Add {
         /// The counter
         name: String,
-        /// What to add; may be negative
+        /// What to add; may be negative, except for a grow_counter
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         by: i64,
+        /// What a new one is to be; grow_counter only grows [default: what it is, else counter]
+        #[arg(long = "type", value_name = "TYPE", value_parser = ["counter", "grow_counter", "resettable_counter"])]
+        kind: Option<String>,
+    },
+    /// Set a resettable_counter back to zero; what others add meanwhile counts
+    #[command(after_help = "Examples:\n  purlin counter reset since-lunch")]
+    Reset {
+        /// The counter
+        name: String,
     },
     /// Remove what was added, as far as the node asked has seen it
     #[command(after_help = "Examples:\n  purlin counter delete visits")]
@@ -45,13 +55,22 @@ pub(crate) enum SetCommand {
         name: String,
     },
     /// Add elements
-    #[command(after_help = "Examples:\n  purlin set add tags red 'deep blue'")]
+    #[command(after_help = "\
+Examples:
+  purlin set add tags red 'deep blue'
+  purlin set add banned mallory --type remove_wins_set
+
+When one side of a cut adds what another removes, the add wins; in a remove_wins_set the removal.
+Nothing is ever removed from a grow_set.")]
     Add {
         /// The set
         name: String,
         /// What to add
         #[arg(required = true)]
         elements: Vec<String>,
+        /// What a new one is to be [default: what it is, else set]
+        #[arg(long = "type", value_name = "TYPE", value_parser = ["set", "grow_set", "remove_wins_set"])]
+        kind: Option<String>,
     },
     /// Remove elements
     #[command(after_help = "Examples:\n  purlin set remove tags red")]
@@ -92,7 +111,10 @@ pub(crate) enum MapCommand {
     #[command(after_help = "\
 Examples:
   purlin map put cart apples '3 kg'
-  purlin map put files logo.png - < logo.png")]
+  purlin map put files logo.png - < logo.png
+  purlin map put shop eu/de/vat 19 --type nested_map
+
+In a nested_map slashes divide the keys of maps in maps; `map delete shop eu` removes a whole map.")]
     Put {
         /// The map
         name: String,
@@ -101,6 +123,9 @@ Examples:
         /// The value; '-' or nothing takes standard input, byte for byte
         #[arg(allow_hyphen_values = true)]
         value: Option<String>,
+        /// What a new one is to be [default: what it is, else map]
+        #[arg(long = "type", value_name = "TYPE", value_parser = ["map", "nested_map"])]
+        kind: Option<String>,
     },
     /// Remove a key, or the whole map as far as the node asked has seen it
     #[command(after_help = "Examples:\n  purlin map delete cart apples\n  purlin map delete cart")]
@@ -152,6 +177,126 @@ somebody who saw both writes again.")]
         #[arg(long)]
         multi: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SwitchCommand {
+    /// Print `on` or `off`; one that nobody touched is off
+    #[command(after_help = "Examples:\n  purlin switch get alarm")]
+    Get {
+        /// The switch
+        name: String,
+    },
+    /// Turn it on
+    #[command(after_help = "\
+Examples:
+  purlin switch on alarm
+  purlin switch on line --type disable_wins
+
+When one side of a cut turns it on and another off, on wins; in one of type disable_wins off.")]
+    On {
+        /// The switch
+        name: String,
+        /// What a new one is to be [default: what it is, else enable_wins]
+        #[arg(long = "type", value_name = "TYPE", value_parser = ["enable_wins", "disable_wins"])]
+        kind: Option<String>,
+    },
+    /// Turn it off
+    #[command(after_help = "Examples:\n  purlin switch off alarm")]
+    Off {
+        /// The switch
+        name: String,
+        /// What a new one is to be [default: what it is, else enable_wins]
+        #[arg(long = "type", value_name = "TYPE", value_parser = ["enable_wins", "disable_wins"])]
+        kind: Option<String>,
+    },
+    /// Remove it, as far as the node asked has seen it
+    #[command(after_help = "Examples:\n  purlin switch delete alarm")]
+    Delete {
+        /// The switch
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TextCommand {
+    /// Print a text
+    #[command(after_help = "Examples:\n  purlin text get notes > notes.txt")]
+    Get {
+        /// The text
+        name: String,
+    },
+    /// Make it read as given; what stays the same stays untouched, with what others write there
+    #[command(after_help = "\
+Examples:
+  purlin text put notes 'milk, eggs'
+  purlin text put notes - < notes.txt")]
+    Put {
+        /// The text
+        name: String,
+        /// What it shall read; '-' or nothing takes standard input
+        #[arg(allow_hyphen_values = true)]
+        text: Option<String>,
+    },
+    /// Insert at a place, or at the end; prints how many characters it has then
+    #[command(after_help = "\
+Examples:
+  purlin text insert notes ', bread'
+  purlin text insert notes 'Milk' --at 0 --delete 4
+
+Characters count from 0 in the text as the node asked has it.")]
+    Insert {
+        /// The text
+        name: String,
+        /// What to insert; '-' takes standard input
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+        /// Before which character [default: at the end]
+        #[arg(long)]
+        at: Option<u64>,
+        /// How many characters from there on to take out
+        #[arg(long, default_value_t = 0, requires = "at")]
+        delete: u64,
+    },
+    /// Remove it, as far as the node asked has seen it
+    #[command(after_help = "Examples:\n  purlin text delete notes")]
+    Delete {
+        /// The text
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// List names with kind, size, and who wrote last
+    #[command(after_help = "Examples:\n  purlin state ls\n  purlin state ls shop/")]
+    Ls {
+        /// Only names that begin with this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Which copies
+        #[arg(long, value_parser = ["crdt", "ephemeral"], default_value = "crdt")]
+        set: String,
+    },
+    /// Print changes as they happen: what, how, and told by whom
+    #[command(after_help = "\
+Examples:
+  purlin state watch shop/
+  purlin state watch --output json")]
+    Watch {
+        /// Only names that begin with this
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Which copies
+        #[arg(long, value_parser = ["crdt", "ephemeral"], default_value = "crdt")]
+        set: String,
+        /// Stop after this many changes
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
+    /// Show how far the other nodes' copies are behind
+    #[command(after_help = "Examples:\n  purlin state lag")]
+    Lag,
 }
 
 #[derive(Debug, Subcommand)]

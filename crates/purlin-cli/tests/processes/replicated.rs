@@ -1,6 +1,6 @@
 //! Replicated state and flags from the command line: written on one node, read on another.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -151,4 +151,73 @@ fn a_flag_goes_from_staff_to_a_share_to_everybody_and_its_history_says_who_and_w
     assert_eq!(ask(&cluster, 2, &["flag", "kill", "shop/cart"]).0, Some(1));
     assert_eq!(ask(&cluster, 2, &["flag", "percent", "shop/cart", "101"]).0, Some(2));
     assert_eq!(ask(&cluster, 2, &["flag", "set", "shop/cart", "{"]).0, Some(2));
+}
+
+#[test]
+fn every_kind_is_made_read_and_followed_from_the_command_line() {
+    let cluster = Cluster::start(2);
+    let url = cluster.url(2);
+    let mut watch = cluster.scene.purlin(&["--node", &url, "state", "watch", "w/", "--count", "4"]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut begun = String::new();
+    std::io::BufReader::new(watch.stderr.take().unwrap()).read_line(&mut begun).unwrap();
+    assert!(begun.contains("watching"), "{begun}");
+
+    done(&cluster, 1, &["counter", "add", "served", "7", "--type", "grow_counter"]);
+    seen(&cluster, 2, &["counter", "get", "served"], "7");
+    assert_eq!(ask(&cluster, 2, &["counter", "add", "served", "-1"]).0, Some(1));
+    done(&cluster, 1, &["counter", "add", "since", "5", "--type", "resettable_counter"]);
+    seen(&cluster, 2, &["counter", "get", "since"], "5");
+    assert_eq!(done(&cluster, 2, &["counter", "reset", "since"]), "0");
+    seen(&cluster, 1, &["counter", "get", "since"], "0");
+
+    done(&cluster, 1, &["set", "add", "banned", "eve", "bob", "--type", "remove_wins_set"]);
+    seen(&cluster, 2, &["set", "ls", "banned"], "bob\neve");
+    done(&cluster, 2, &["set", "remove", "banned", "eve"]);
+    seen(&cluster, 1, &["set", "ls", "banned"], "bob");
+    done(&cluster, 1, &["set", "add", "seen", "a", "--type", "grow_set"]);
+    let (code, _, err) = ask(&cluster, 1, &["set", "remove", "seen", "a"]);
+    assert_eq!((code, err.contains("only_grows")), (Some(1), true), "{err}");
+
+    done(&cluster, 1, &["switch", "on", "line", "--type", "disable_wins"]);
+    seen(&cluster, 2, &["switch", "get", "line"], "on");
+    done(&cluster, 2, &["switch", "off", "line"]);
+    seen(&cluster, 1, &["switch", "get", "line"], "off");
+    let (code, _, err) = ask(&cluster, 1, &["switch", "on", "line", "--type", "enable_wins"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("disable_wins") && err.contains("enable_wins"), "{err}");
+
+    done(&cluster, 1, &["map", "put", "shop", "eu/de/vat", "19", "--type", "nested_map"]);
+    done(&cluster, 1, &["map", "put", "shop", "eu/fr/vat", "20"]);
+    seen(&cluster, 2, &["map", "get", "shop", "eu/fr/vat"], "20");
+    done(&cluster, 2, &["map", "delete", "shop", "eu/de"]);
+    wait_until("the inner map is gone", PATIENCE, || {
+        let listed = ask(&cluster, 1, &["map", "ls", "shop"]).1;
+        (listed.contains("eu/fr/vat") && !listed.contains("eu/de/vat")).then_some(())
+    });
+
+    done(&cluster, 1, &["text", "put", "w/notes", "milk"]);
+    seen(&cluster, 2, &["text", "get", "w/notes"], "milk");
+    assert_eq!(done(&cluster, 2, &["text", "insert", "w/notes", ", eggs"]), "10");
+    seen(&cluster, 1, &["text", "get", "w/notes"], "milk, eggs");
+    done(&cluster, 1, &["text", "insert", "w/notes", "M", "--at", "0", "--delete", "1"]);
+    seen(&cluster, 2, &["text", "get", "w/notes"], "Milk, eggs");
+    assert_eq!(ask(&cluster, 2, &["text", "insert", "w/notes", "x", "--at", "99"]).0, Some(1));
+    done(&cluster, 1, &["text", "delete", "w/notes"]);
+
+    let followed = watch.wait_with_output().unwrap();
+    let followed = String::from_utf8_lossy(&followed.stdout);
+    for line in ["at 0: -0 +\"milk\"", "at 4: -0 +\", eggs\"", "at 0: -1 +\"M\"", "deleted"] {
+        assert!(followed.contains(line), "{line} in {followed}");
+    }
+    assert!(followed.contains("told by n1"), "{followed}");
+
+    let listed = done(&cluster, 2, &["state", "ls"]);
+    for part in ["served", "grow_counter", "remove_wins_set", "nested_map", "disable_wins"] {
+        assert!(listed.contains(part), "{part} in {listed}");
+    }
+    let lag = done(&cluster, 1, &["state", "lag"]);
+    assert!(lag.contains("crdt") && lag.contains("n2"), "{lag}");
+    assert_eq!(ask(&cluster, 1, &["text", "get", "w/notes"]).0, Some(1));
+    assert_eq!(ask(&cluster, 1, &["counter", "add", "x", "--type", "gauge"]).0, Some(2));
 }
