@@ -124,8 +124,9 @@ function drawEditor(flag, isNew) {
   byId("try-go").disabled = isNew;
 }
 
-function drawAudit(audit) {
+function drawAudit(audit, note) {
   byId("audit-empty").hidden = audit.length > 0;
+  say(byId("audit-empty"), note ?? "Changes of the chosen flag appear here.");
   byId("audit").replaceChildren(...audit.map((entry) => h("li", {},
     h("time", { datetime: new Date(entry.at_ms).toISOString(), title: when(entry.at_ms) }, new Date(entry.at_ms).toLocaleString()),
     h("div", {}, h("strong", {}, entry.who), ` ${entry.what}`, entry.why ? h("q", {}, entry.why) : null, h("small", { class: "quiet" }, `on ${entry.node}`)))));
@@ -137,7 +138,7 @@ async function readFlag(forced = false) {
   try {
     const flag = await request(`/v1/flags/${segments(name)}`);
     if (chosen !== name) return;
-    drawAudit(flag.audit);
+    drawAudit(flag.audit ?? [], flag.audit_note && `Who changed it, when and why is shown to administrators: open the console with the address that purlin up printed.`);
     const stamp = `${flag.version} ${flag.killed}`;
     if (stamp === version && !forced) return;
     if (dirty && !forced) {

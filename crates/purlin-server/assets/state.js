@@ -5,7 +5,7 @@ import { byId, bytes, h, reconcile, say, span } from "./draw.js";
 import { isShown, whenShown } from "./pages.js";
 
 const LIMIT = 200;
-const WORDS = { crdt: "counters, sets, maps, registers", ephemeral: "values that may end by themselves", flags: "feature flags and their history" };
+const WORDS = { crdt: "counters, sets, maps, registers, switches, texts", ephemeral: "values that may end by themselves", flags: "feature flags and their history" };
 let report = null, chosen = null, shownAt = -1, loading = false, again = false, rows = [], next = null;
 const setBox = byId("keys-set"), kindBox = byId("keys-kind"), prefixBox = byId("keys-prefix"), body = byId("keys").querySelector("tbody");
 
@@ -78,7 +78,7 @@ function drawKeys() {
         kinds.dataset.kinds = row.kinds.join();
         kinds.replaceChildren(...row.kinds.map((one) => h("span", { class: "kind" }, one)));
       }
-      const many = row.kinds.some((one) => one === "map" || one === "set");
+      const many = row.kinds.some((one) => one.endsWith("map") || one.endsWith("set"));
       say(entries, many ? (row.entries >= 1000 ? "1,000+" : count(row.entries)) : "");
       say(size, bytes(row.bytes));
       say(last.children[0], row.origin ? `by ${row.origin}` : `by ${row.writers.join(", ") || "nobody"}`);
@@ -98,26 +98,70 @@ const stamp = (entry) => h("small", {}, `${entry.origin}, ${when(Number(entry.hl
 const valueText = (entry) => entry.value ?? `not text, base64: ${entry.value_base64}`;
 const inOne = (name) => encodeURIComponent(name);
 
-async function kindView(kind, key, row) {
-  if (kind === "counter") {
-    const counter = await request(`/v1/counters/${segments(key)}`);
-    return [h("p", { class: "big-value" }, count(counter.value)), h("p", { class: "quiet" }, `added to by ${row.writers.join(", ")}`)];
+/** Entries of a nested map as maps in maps: keys are divided by slashes. */
+function tree(entries) {
+  const root = new Map();
+  for (const entry of entries) {
+    let at = root;
+    const keys = entry.key.split("/").map(decodeURIComponent), last = keys.pop();
+    for (const key of keys) {
+      if (!at.has(key)) at.set(key, { inner: new Map(), values: [] });
+      at = at.get(key).inner;
+    }
+    if (!at.has(last)) at.set(last, { inner: new Map(), values: [] });
+    at.get(last).values.push(entry);
   }
-  if (kind === "set") {
-    const set = await request(`/v1/sets/${inOne(key)}?limit=200`);
-    return [h("ul", { class: "value-list" }, ...[...set.elements, ...(set.elements_base64 ?? [])].map((element) => h("li", {}, h("code", {}, element)))), set.next ? h("p", { class: "quiet" }, "and more") : null];
-  }
-  if (kind === "map") {
-    const map = await request(`/v1/maps/${inOne(key)}?limit=200`);
-    return [h("ul", { class: "value-list" }, ...map.entries.map((entry) => h("li", {}, h("b", {}, entry.key ?? entry.key_base64), h("code", {}, valueText(entry)), stamp(entry)))), map.next ? h("p", { class: "quiet" }, "and more") : null];
-  }
-  if (kind === "multi_value") {
-    const all = await request(`/v1/values/${segments(key)}`);
-    const list = [...all.values, ...(all.values_base64 ?? [])];
-    return [list.length > 1 ? h("p", { class: "callout" }, `${list.length} values were written at the same time; write again to settle it.`) : null, ...list.map((one) => h("pre", { class: "value-text" }, one))];
-  }
-  return [h("pre", { class: "value-text" }, await requestText(`/v1/registers/${segments(key)}`))];
+  const draw = (map) => h("ul", { class: "value-list tree" }, ...[...map].map(([key, { inner, values }]) => h("li", {}, h("b", {}, key), ...values.flatMap((entry) => [h("code", {}, valueText(entry)), stamp(entry)]), inner.size ? draw(inner) : null)));
+  return draw(root);
 }
+
+const note = (text) => h("p", { class: "quiet" }, text);
+const list = (of, page) => [h("ul", { class: "value-list" }, ...of), page.next ? note("and more") : null];
+const switchView = async (key, row, why) => {
+  const it = await request(`/v1/switches/${segments(key)}`);
+  return [h("p", { class: "big-value" }, it.on ? "on" : "off"), note(`${why}; turned by ${row.writers.join(", ")}`)];
+};
+const counterView = async (key, row, rule) => {
+  const counter = await request(`/v1/counters/${segments(key)}`);
+  return [h("p", { class: "big-value" }, count(counter.value)), note(`${rule}added to by ${row.writers.join(", ")}`)];
+};
+const setView = async (key, rule) => {
+  const set = await request(`/v1/sets/${inOne(key)}?limit=200`), all = [...set.elements, ...(set.elements_base64 ?? [])];
+  return [rule ? note(rule) : null, ...list(all.map((element) => h("li", {}, h("code", {}, element))), set)];
+};
+
+/** How each kind is shown. */
+const VIEWS = {
+  counter: (key, row) => counterView(key, row, ""),
+  grow_counter: (key, row) => counterView(key, row, "only grows; "),
+  resettable_counter: (key, row) => counterView(key, row, "since it was reset; "),
+  set: (key) => setView(key, ""),
+  grow_set: (key) => setView(key, "only grows"),
+  remove_wins_set: (key) => setView(key, "a removal wins over an add made at the same time"),
+  enable_wins: (key, row) => switchView(key, row, "on wins over off said at the same time"),
+  disable_wins: (key, row) => switchView(key, row, "off wins over on said at the same time"),
+  async map(key) {
+    const map = await request(`/v1/maps/${inOne(key)}?limit=200`);
+    return list(map.entries.map((entry) => h("li", {}, h("b", {}, entry.key ?? entry.key_base64), h("code", {}, valueText(entry)), stamp(entry))), map);
+  },
+  async nested_map(key) {
+    const map = await request(`/v1/maps/${inOne(key)}?limit=1000`);
+    return [tree(map.entries), map.next ? note("and more") : null];
+  },
+  async multi_value(key) {
+    const all = await request(`/v1/values/${segments(key)}`), values = [...all.values, ...(all.values_base64 ?? [])];
+    return [values.length > 1 ? h("p", { class: "callout" }, `${values.length} values were written at the same time; write again to settle it.`) : null, ...values.map((one) => h("pre", { class: "value-text" }, one))];
+  },
+  async text(key, row) {
+    const text = await requestText(`/v1/texts/${segments(key)}`);
+    return [h("pre", { class: "value-text" }, text), note(`${count([...text].length)} characters, written by ${row.writers.join(", ")}`)];
+  },
+  async register(key) {
+    return [h("pre", { class: "value-text" }, await requestText(`/v1/registers/${segments(key)}`))];
+  },
+};
+
+const kindView = (kind, key, row) => (VIEWS[kind] ? VIEWS[kind](key, row) : [note(`This console does not know the kind ${kind}.`)]);
 
 async function readValue() {
   const { set, key, text } = chosen, row = rows.find((one) => nameOf(one) === key), box = byId("value");
