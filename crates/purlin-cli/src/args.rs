@@ -1,11 +1,13 @@
 //! What can be said on the command line, with help that teaches by example.
 
+mod names;
 mod state;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::names::{GroupsCommand, RegistryCommand};
 pub(crate) use self::state::{
     CacheCommand, CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand,
     SetCommand, Signature, StateCommand, SwitchCommand, TextCommand,
@@ -177,6 +179,12 @@ Payloads go to standard output, one a line; notes about gaps go to standard erro
     /// Read and write values that are everywhere, in memory, and may end by themselves
     #[command(subcommand)]
     Ephemeral(EphemeralCommand),
+    /// Find processes by name, on whichever node they are
+    #[command(subcommand)]
+    Registry(RegistryCommand),
+    /// See who is in which group of processes
+    #[command(subcommand)]
+    Groups(GroupsCommand),
     /// Keep values that may be forgotten at any time, and see what caches hold
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -14,6 +14,7 @@ mod files;
 mod flag;
 mod logging;
 mod members;
+mod names;
 mod node;
 mod output;
 mod ping;
@@ -102,6 +103,12 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         }
         Command::Cache(command) => {
             on_runtime(cache::cache(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Registry(command) => {
+            on_runtime(names::registry(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Groups(command) => {
+            on_runtime(names::groups(&Client::new(&cli.global)?, command, output))
         }
         Command::Flag(command) => {
             on_runtime(flag::flag(&Client::new(&cli.global)?, command, output))

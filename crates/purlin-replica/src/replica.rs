@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use purlin_cluster::{Cluster, view::Watch};
-use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime, watch};
+use purlin_core::{Clock, Hlc, HlcError, HlcTimestamp, NodeId, Rng, WallTime, hlc::NodeTag, watch};
 use purlin_net::{
     ChannelId, Incoming, PartitionKey, PeerEvent, Service, ServiceId, Transport, Urgency,
 };
@@ -563,6 +563,21 @@ impl ReplicaSet {
             Ok(Some((_, error))) => Err(error),
             Err(_gone) => Err(AppendError::Closed),
         }
+    }
+
+    /// How many writes this node has made so far; what [`ReplicaSet::seen`] says elsewhere when
+    /// they have all arrived there.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.seen(NodeTag::of(self.inner.transport.node()))
+    }
+
+    /// Up to which of its writes everything that `life` wrote has been seen here, by whichever way
+    /// it came. Readers here have been shown those, and watchers have been told.
+    #[must_use]
+    pub fn seen(&self, life: NodeTag) -> u64 {
+        let sync = self.inner.sync.lock();
+        sync.store().context().iter().find(|(tag, _)| **tag == life).map_or(0, |(_, upto)| upto)
     }
 
     /// How many changes readers here were shown so far, wherever they were made.

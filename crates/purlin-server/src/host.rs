@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use purlin::{Node, cache::Caches, config::Shown};
+use purlin::{Node, cache::Caches, config::Shown, dist::Dist};
 use purlin_cluster::{
     drain::Phase as DrainPhase,
     swim::State,
@@ -200,7 +200,12 @@ impl Host {
         self.node.pubsub()
     }
 
-    pub(crate) fn registry(&self, prefix: &str) -> RegistryReport {
+    pub(crate) fn dist(&self) -> &Dist {
+        self.node.dist()
+    }
+
+    /// Names that only this node knows.
+    pub(crate) fn local_registry(&self, prefix: &str) -> RegistryReport {
         registry_report(self.node.processes(), prefix)
     }
 
@@ -216,6 +221,7 @@ impl Host {
     pub(crate) fn measure(&self, process: &ProcessCost) {
         self.node.rpc().rpc().publish_metrics();
         self.node.caches().publish_metrics();
+        self.node.dist().publish_metrics();
         let view = self.node.cluster().view();
         let counts = member_counts(&view);
         let states = [
@@ -288,7 +294,8 @@ fn registry_report(processes: &Processes, prefix: &str) -> RegistryReport {
         processes.registry().select(prefix).iter().map(entry).collect();
     let truncated = entries.len() > ROWS_MAX;
     entries.truncate(ROWS_MAX);
-    RegistryReport { node: processes.node().name.to_string(), entries, truncated }
+    let node = processes.node().name.to_string();
+    RegistryReport { node, scope: None, entries, truncated, next: None }
 }
 
 fn entry(registration: &Registration) -> RegistryEntry {
@@ -296,12 +303,15 @@ fn entry(registration: &Registration) -> RegistryEntry {
         name: registration.key.to_string(),
         unique: registration.unique,
         pid: registration.process.pid().to_string(),
+        node: registration.process.pid().node.name.to_string(),
         kind: registration.process.kind().to_owned(),
         metadata: registration
             .metadata
             .iter()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
+        since: None,
+        version: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod ephemeral;
 mod events;
 mod flags;
 mod inspect;
+mod names;
 mod operate;
 mod state;
 mod topics;
@@ -146,7 +147,12 @@ const TABLE: &[Route] = &[
     wide("/v1/caches/{cache}/{key}", "/v1/caches/{cache}/{*rest}", Access::Write, || {
         put(caches::put).post(caches::change).delete(caches::remove)
     }),
-    route("/v1/registry", Access::Read, || get(inspect::registry)),
+    route("/v1/registry", Access::Read, || get(names::registry)),
+    route("/v1/registry-watch", Access::Read, || get(names::watch_registry)),
+    wide("/v1/registry/{name}", "/v1/registry/{*rest}", Access::Read, || get(names::name)),
+    route("/v1/groups", Access::Read, || get(names::groups)),
+    route("/v1/groups-watch", Access::Read, || get(names::watch_groups)),
+    wide("/v1/groups/{group}", "/v1/groups/{*rest}", Access::Read, || get(names::members)),
     route("/v1/processes", Access::Read, || get(inspect::processes)),
     route("/v1/config", Access::Read, || get(inspect::config)),
     route("/v1/health/live", Access::Open, || get(operate::live)),
@@ -225,13 +231,15 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         flags::list, flags::get, flags::put, flags::remove, flags::kill, flags::evaluate,
         caches::list, caches::stats, caches::clear,
         caches::get, caches::put, caches::change, caches::remove,
-        inspect::registry, inspect::processes, inspect::config,
+        names::registry, names::name, names::watch_registry,
+        names::groups, names::members, names::watch_groups,
+        inspect::processes, inspect::config,
         operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
     ),
     components(schemas(
         shapes::EventReport, shapes::GapReport, shapes::MessageReport, shapes::LagReport,
         shapes::LinksReport, shapes::TopicsReport, shapes::End,
-        shapes::WatchReport, shapes::FlagsChanged, shapes::ValueReport,
+        shapes::WatchReport, shapes::FlagsChanged, shapes::ValueReport, shapes::ReadyReport,
     )),
     modifiers(&BearerToken),
 )]

@@ -7,11 +7,16 @@
 use std::collections::BTreeMap;
 
 mod flags;
+mod names;
 mod state;
 
 pub use flags::{
     AskerRequest, AuditReport, EvaluationReport, FlagDefinition, FlagReport, FlagsChanged,
     FlagsReport, KillRequest, RolloutDefinition, RuleDefinition,
+};
+pub use names::{
+    GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange, ReadyReport,
+    RegistryEntry, RegistryReport,
 };
 pub use state::{
     CatalogueReport, CounterReport, CounterRequest, ElementReport, EntryReport, EphemeralChange,
@@ -263,32 +268,6 @@ pub struct TopicReport {
     pub lost: u64,
     /// One line for people.
     pub summary: String,
-}
-
-/// `GET /v1/registry?prefix=`: names registered on the answering node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RegistryReport {
-    /// The node whose registry this is; the registry of this rung is local.
-    pub node: String,
-    /// Entries whose name starts with the prefix, by name; at most 10,000.
-    pub entries: Vec<RegistryEntry>,
-    /// Whether there were more than that.
-    pub truncated: bool,
-}
-
-/// One registered name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RegistryEntry {
-    /// The name, or the key that several processes share.
-    pub name: String,
-    /// Whether no other process can have it.
-    pub unique: bool,
-    /// The process: `node@incarnation#number`.
-    pub pid: String,
-    /// The kind of server behind it.
-    pub kind: String,
-    /// What was said about it when it was registered.
-    pub metadata: BTreeMap<String, String>,
 }
 
 /// `GET /v1/processes`: the processes of the answering node.

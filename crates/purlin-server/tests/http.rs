@@ -82,7 +82,9 @@ async fn listings_and_health_and_metrics_answer() {
     assert_eq!(processes["node"], "n1");
     assert!(processes["processes"].is_array() && processes["truncated"] == false);
     let registry = world.get(&format!("{url}/v1/registry?prefix=a%2F")).await;
-    assert_eq!(registry, json!({"node": "n1", "entries": [], "truncated": false}));
+    let nothing =
+        json!({"node": "n1", "scope": "default", "entries": [], "truncated": false, "next": null});
+    assert_eq!(registry, nothing);
     let openapi = world.get(&format!("{url}/openapi.json")).await;
     assert!(openapi["paths"]["/v1/topics/{pattern}/stream"]["get"].is_object());
     let metrics = world.http.get(format!("{url}/metrics")).send().await.unwrap();

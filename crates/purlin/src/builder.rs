@@ -11,6 +11,7 @@ use purlin_cluster::{
     swim,
 };
 use purlin_core::{Clock, Hlc, NodeId, Rng};
+use purlin_dist::{Dist, DistConfig, Ground};
 use purlin_net::{ChannelSpec, GossipKeys, Limits, Rpc, TlsIdentity, Transport, TransportConfig};
 use purlin_process::{ProcessLimits, Processes};
 use purlin_pubsub::PubSub;
@@ -240,6 +241,16 @@ impl NodeBuilder {
             Arc::clone(&clock),
             rng.fork(),
         )?;
+        let rows = DistConfig::replica();
+        let rows = ReplicaSet::start(rows, &transport, Arc::clone(&hlc), rng.fork())?;
+        let ground = Ground {
+            cluster: cluster.clone(),
+            rpc: rpc.clone(),
+            remote: remote.clone(),
+            processes: processes.clone(),
+            rows,
+        };
+        let dist = Dist::start(DistConfig::default(), ground, rng.fork())?;
         let parts = Parts {
             config,
             clock,
@@ -252,6 +263,7 @@ impl NodeBuilder {
             hlc,
             state,
             caches,
+            dist,
             _data: data,
         };
         Ok(Node::assemble(parts))

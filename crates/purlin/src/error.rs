@@ -31,7 +31,7 @@ pub enum StartError {
     /// What the node kept of the cluster's state cannot be read.
     #[error(transparent)]
     State(#[from] purlin_replica::replica::StartError),
-    /// The caches' remote calls are served already, which no program can bring about.
-    #[error("caches: {0}")]
-    Caches(#[from] purlin_net::rpc::ServeError),
+    /// Remote calls of the node's own are served already, which no program can bring about.
+    #[error("own calls: {0}")]
+    Calls(#[from] purlin_net::rpc::ServeError),
 }

@@ -23,6 +23,7 @@
 //! | 1 | [`Node::remote`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
+//! | 2 | [`Node::registry`], [`Node::groups`] | eventual; a writer reads what it wrote |
 //! | 4 | [`Node::crdt`], [`Node::ephemeral`], [`Node::flags`] | strong eventual consistency; every side stays writable |
 //! | 4 | [`Node::cache`], also on [`LocalNode`] | may forget at any time; how stale it may be is stated by its kind |
 //!
@@ -33,7 +34,7 @@
 //! - [`Environment`]: the world a node runs in, real or simulated
 //! - [`DevAuthority`]: certificates for tests and one machine
 //! - [`core`], [`crdt`], [`ring`], [`process`], [`net`], [`cluster`], [`pubsub`], [`replica`],
-//!   [`cache`], [`store`]: the floors below, whole
+//!   [`cache`], [`dist`], [`store`]: the floors below, whole
 //!
 //! This crate is wiring: it holds no protocol and decides nothing that a floor below could decide.
 
@@ -60,6 +61,7 @@ pub use purlin_cache as cache;
 pub use purlin_cluster as cluster;
 pub use purlin_core as core;
 pub use purlin_crdt as crdt;
+pub use purlin_dist as dist;
 pub use purlin_macros::server;
 pub use purlin_net as net;
 pub use purlin_process as process;

@@ -10,6 +10,7 @@ use std::{
 use purlin_cache::{Cache, CacheConfig, CacheError, Caches};
 use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
 use purlin_core::{Clock, Hlc, Instant, NodeId, watch};
+use purlin_dist::{Dist, Groups, Registry};
 use purlin_net::Transport;
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
@@ -62,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) hlc: Arc<Hlc>,
     pub(crate) state: State,
     pub(crate) caches: Caches,
+    pub(crate) dist: Dist,
     // Held for its lock.
     pub(crate) _data: Option<Arc<DataDir>>,
 }
@@ -178,6 +180,26 @@ impl Node {
     #[must_use]
     pub fn pubsub(&self) -> &PubSub {
         &self.inner.parts.pubsub
+    }
+
+    /// Level 2: names of processes, known on every node. Guarantee: eventual, a writer reads what it
+    /// wrote; of two holders of one name the later keeps it.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        self.dist().registry()
+    }
+
+    /// Level 2: groups of processes, known on every node. Guarantee: eventual, a writer reads what
+    /// it wrote.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        self.dist().groups()
+    }
+
+    /// Level 2: what names and groups stand on, and its counts.
+    #[must_use]
+    pub fn dist(&self) -> &Dist {
+        &self.inner.parts.dist
     }
 
     /// Level 4: named counters, sets, maps and registers that every side of a cut may write.

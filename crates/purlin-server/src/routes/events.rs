@@ -75,14 +75,20 @@ pub(super) async fn live(
 
 fn reader(app: &App, headers: &HeaderMap) -> Result<TimelineReader, Problem> {
     let me = app.host.id().incarnation;
-    let place = match headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or("(not text)")) {
-        None | Some("") => Place::Start,
+    let place = place_of(app, headers)?;
+    Ok(TimelineReader::new(app.host.events_after(place.seq()), me, place))
+}
+
+/// Where a reader goes on that comes back with the id of the last event it saw.
+pub(super) fn place_of(app: &App, headers: &HeaderMap) -> Result<Place, Problem> {
+    let me = app.host.id().incarnation;
+    match headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or("(not text)")) {
+        None | Some("") => Ok(Place::Start),
         Some(id) => Place::parse(id, me).ok_or_else(|| {
             let detail = format!("last-event-id of {id:?} is no id this node gives");
             Problem::bad_input("last-event-id", id, "INCARNATION.SEQ as in an event's id", detail)
-        })?,
-    };
-    Ok(TimelineReader::new(app.host.events_after(place.seq()), me, place))
+        }),
+    }
 }
 
 struct EventSource {

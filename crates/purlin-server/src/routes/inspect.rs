@@ -1,4 +1,4 @@
-//! What is inside the answering node: names, processes, configuration.
+//! What is inside the answering node: processes, configuration.
 
 use std::sync::Arc;
 
@@ -8,26 +8,8 @@ use crate::{
     app::App,
     input::Params,
     problem::{Problem, ProblemDocument},
-    shapes::{ConfigReport, ProcessesReport, RegistryReport},
+    shapes::{ConfigReport, ProcessesReport},
 };
-
-/// Names registered on this node that start with `prefix`.
-#[utoipa::path(
-    get, path = "/v1/registry", tag = "inspect", security((), ("token" = [])),
-    params(("prefix" = Option<String>, Query, description = "Only names that start with this; default: all")),
-    responses(
-        (status = 200, body = RegistryReport),
-        (status = 401, body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 422, body = ProblemDocument, content_type = "application/problem+json"),
-    ),
-)]
-pub(super) async fn registry(
-    State(app): State<Arc<App>>,
-    uri: Uri,
-) -> Result<Json<RegistryReport>, Problem> {
-    let params = Params::read(&uri, &["prefix"])?;
-    Ok(Json(app.host.registry(params.get("prefix").unwrap_or_default())))
-}
 
 /// The processes of this node, oldest first.
 #[utoipa::path(

@@ -173,6 +173,10 @@ impl World {
         world
     }
 
+    pub(crate) fn node(&self, at: usize) -> &Node {
+        &self.nodes[at]
+    }
+
     pub(crate) fn url(&self, at: usize) -> &str {
         &self.urls[at]
     }

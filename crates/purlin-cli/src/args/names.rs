@@ -1,0 +1,87 @@
+//! Names and groups of processes, on the command line.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub(crate) struct ScopeArgs {
+    /// The scope
+    #[arg(long, default_value = "default")]
+    pub(crate) scope: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RegistryCommand {
+    /// List the names of processes in the cluster
+    #[command(after_help = "\
+Examples:
+  purlin registry ls
+  purlin registry ls cart/ --scope shop
+  purlin registry ls --shared                    keys that several processes share
+  purlin registry ls --local --node n2           names that only n2 knows")]
+    Ls {
+        /// Only names that start with this
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// Processes under keys that several may share, instead of unique names
+        #[arg(long)]
+        shared: bool,
+        /// Names and keys that only the node asked knows
+        #[arg(long, conflicts_with_all = ["shared", "scope"])]
+        local: bool,
+    },
+    /// Say which process has a name; exit code 1 if none has
+    #[command(after_help = "Examples:\n  purlin registry whereis cart/42")]
+    Whereis {
+        /// The name
+        name: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+    },
+    /// Print changes of names as they happen, with the reason of each
+    #[command(
+        after_help = "Examples:\n  purlin registry watch\n  purlin registry watch cart/ --count 1"
+    )]
+    Watch {
+        /// Only names that start with this
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// End after this many changes
+        #[arg(long)]
+        count: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupsCommand {
+    /// List groups of processes, or the members of one
+    #[command(after_help = "\
+Examples:
+  purlin groups ls
+  purlin groups ls --prefix room/
+  purlin groups ls room/7                        its members")]
+    Ls {
+        /// The group whose members to list
+        group: Option<String>,
+        /// Only groups that start with this
+        #[arg(long, default_value = "", conflicts_with = "group")]
+        prefix: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+    },
+    /// Print who joins and leaves groups as it happens, with the reason
+    #[command(after_help = "Examples:\n  purlin groups watch room/")]
+    Watch {
+        /// Only groups that start with this
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// End after this many changes
+        #[arg(long)]
+        count: Option<u64>,
+    },
+}

@@ -1,0 +1,272 @@
+//! What readers see: visible entries by name, read without a lock.
+//!
+//! Written under the shell's lock from the [`Change`]s of the directory, read by anybody.
+
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crossbeam_skiplist::SkipMap;
+use purlin_core::NodeId;
+
+use crate::{
+    directory::Change,
+    row::{Entry, RowKey, Space},
+};
+
+/// All entries of one scope of one space.
+#[derive(Default)]
+pub(crate) struct Shelf {
+    /// Who has each unique name.
+    names: SkipMap<Arc<str>, Arc<Entry>>,
+    /// Entries of keys that may have several, by key and row: see [`place`].
+    entries: SkipMap<Box<[u8]>, Arc<Entry>>,
+    /// How many entries each such key has.
+    keys: SkipMap<Arc<str>, Arc<AtomicUsize>>,
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (names, entries) = (self.names.len(), self.entries.len());
+        f.debug_struct("Shelf").field("names", &names).field("entries", &entries).finish()
+    }
+}
+
+impl Shelf {
+    /// Who has the unique name `key`, if it still takes messages as far as this node knows.
+    pub(crate) fn name(&self, key: &str) -> Option<Arc<Entry>> {
+        let found = self.names.get(key)?;
+        found.value().is_live().then(|| Arc::clone(found.value()))
+    }
+
+    /// Up to `limit` unique names from `from` that begin with `prefix`, in order.
+    pub(crate) fn names(
+        &self,
+        prefix: &str,
+        from: Bound<&str>,
+        until: Bound<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Entry>> {
+        let start = later(from, prefix);
+        if is_empty_range(start, until) {
+            return Vec::new();
+        }
+        self.names
+            .range::<str, _>((start, until))
+            .take_while(|found| found.key().starts_with(prefix))
+            .filter(|found| found.value().is_live())
+            .take(limit)
+            .map(|found| Arc::clone(found.value()))
+            .collect()
+    }
+
+    /// Up to `limit` entries of the key `key`, after `after`.
+    pub(crate) fn of_key(
+        &self,
+        key: &str,
+        after: Option<&RowKey>,
+        limit: usize,
+    ) -> Vec<Arc<Entry>> {
+        let first = [key.as_bytes(), &[0]].concat();
+        let start = match after {
+            Some(at) => Bound::Excluded(place(key, at)),
+            None => Bound::Included(first.clone().into()),
+        };
+        self.entries
+            .range::<[u8], _>((start.as_ref().map(|at| &**at), Bound::Unbounded))
+            .take_while(|found| found.key().starts_with(&first))
+            .filter(|found| found.value().is_live())
+            .take(limit)
+            .map(|found| Arc::clone(found.value()))
+            .collect()
+    }
+
+    /// The entries of the key `key` whose rows `node` owns.
+    pub(crate) fn of_key_on(&self, key: &str, node: &NodeId) -> Vec<Arc<Entry>> {
+        let first = place(key, &RowKey { owner: node.clone(), number: 0 });
+        let owned = &first[..first.len() - size_of::<u64>()];
+        self.entries
+            .range::<[u8], _>((Bound::Included(&*first), Bound::Unbounded))
+            .take_while(|found| found.key().starts_with(owned))
+            .filter(|found| found.value().is_live())
+            .map(|found| Arc::clone(found.value()))
+            .collect()
+    }
+
+    /// Up to `limit` entries whose keys begin with `prefix`, after the row `after` of a key.
+    pub(crate) fn entries(
+        &self,
+        prefix: &str,
+        after: Option<(&str, &RowKey)>,
+        limit: usize,
+    ) -> Vec<Arc<Entry>> {
+        let start = match after.map(|(key, at)| place(key, at)) {
+            Some(after) if *after >= *prefix.as_bytes() => Bound::Excluded(after),
+            Some(_) | None => Bound::Included(prefix.as_bytes().into()),
+        };
+        self.entries
+            .range::<[u8], _>((start.as_ref().map(|at| &**at), Bound::Unbounded))
+            .take_while(|found| found.key().starts_with(prefix.as_bytes()))
+            .filter(|found| found.value().is_live())
+            .take(limit)
+            .map(|found| Arc::clone(found.value()))
+            .collect()
+    }
+
+    /// How many entries the key `key` has.
+    pub(crate) fn count(&self, key: &str) -> usize {
+        self.keys.get(key).map_or(0, |count| count.value().load(Ordering::Relaxed))
+    }
+
+    /// Up to `limit` keys that begin with `prefix`, after `after`, with how many entries each has.
+    pub(crate) fn keys(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(Arc<str>, usize)> {
+        let start = later(after.map_or(Bound::Unbounded, Bound::Excluded), prefix);
+        self.keys
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|found| found.key().starts_with(prefix))
+            .take(limit)
+            .map(|found| (Arc::clone(found.key()), found.value().load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.entries.is_empty()
+    }
+
+    fn apply(&self, change: &Change) {
+        match (&change.before, &change.now) {
+            (_, Some(now)) if now.space == Space::Unique => {
+                drop(self.names.insert(Arc::clone(&now.key), Arc::clone(now)));
+            }
+            (Some(before), None) if before.space == Space::Unique => {
+                drop(self.names.remove(&*before.key));
+            }
+            (before, Some(now)) => {
+                drop(self.entries.insert(place(&now.key, &now.at), Arc::clone(now)));
+                if before.is_none() {
+                    let count = self.keys.get_or_insert_with(Arc::clone(&now.key), Arc::default);
+                    count.value().fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            (Some(before), None) => {
+                drop(self.entries.remove(&*place(&before.key, &before.at)));
+                let count = self.keys.get(&*before.key);
+                // Only one task at a time changes the counts: nobody joins in between.
+                if let Some(count) = count
+                    && count.value().fetch_sub(1, Ordering::Relaxed) == 1
+                {
+                    count.remove();
+                }
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// Where an entry of a key that may have several stands: keys hold no zero byte, so those of one
+/// key stand together and in front of all longer keys.
+fn place(key: &str, at: &RowKey) -> Box<[u8]> {
+    [key.as_bytes(), &[0], &at.to_bytes()].concat().into()
+}
+
+fn later<'a>(from: Bound<&'a str>, prefix: &'a str) -> Bound<&'a str> {
+    match from {
+        Bound::Included(key) | Bound::Excluded(key) if key >= prefix => from,
+        Bound::Included(_) | Bound::Excluded(_) | Bound::Unbounded => Bound::Included(prefix),
+    }
+}
+
+fn is_empty_range(from: Bound<&str>, until: Bound<&str>) -> bool {
+    match (from, until) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(from), Bound::Included(until)) => from > until,
+        (
+            Bound::Included(from) | Bound::Excluded(from),
+            Bound::Included(until) | Bound::Excluded(until),
+        ) => from >= until,
+    }
+}
+
+/// Every shelf.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    names: Scopes,
+    groups: Scopes,
+    presence: Scopes,
+}
+
+#[derive(Default)]
+struct Scopes(SkipMap<Arc<str>, Arc<Shelf>>);
+
+impl std::fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|e| (e.key().clone(), e.value().clone()))).finish()
+    }
+}
+
+impl Index {
+    fn scopes(&self, space: Space) -> &Scopes {
+        match space {
+            Space::Unique | Space::Shared => &self.names,
+            Space::Group => &self.groups,
+            Space::Presence => &self.presence,
+        }
+    }
+
+    /// The shelf of `scope`, made now if there is none.
+    pub(crate) fn open(&self, space: Space, scope: &str) -> Arc<Shelf> {
+        let scopes = &self.scopes(space).0;
+        match scopes.get(scope) {
+            Some(found) => Arc::clone(found.value()),
+            None => Arc::clone(scopes.get_or_insert_with(scope.into(), Arc::default).value()),
+        }
+    }
+
+    /// The shelf of `scope`, if there is one.
+    pub(crate) fn get(&self, space: Space, scope: &str) -> Option<Arc<Shelf>> {
+        Some(Arc::clone(self.scopes(space).0.get(scope)?.value()))
+    }
+
+    /// Up to `limit` scopes that begin with `prefix`, after `after`.
+    pub(crate) fn list(
+        &self,
+        space: Space,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(Arc<str>, Arc<Shelf>)> {
+        let start = later(after.map_or(Bound::Unbounded, Bound::Excluded), prefix);
+        self.scopes(space)
+            .0
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|found| found.key().starts_with(prefix))
+            .take(limit)
+            .map(|found| (Arc::clone(found.key()), Arc::clone(found.value())))
+            .collect()
+    }
+
+    /// How many scopes there are.
+    pub(crate) fn len(&self, space: Space) -> usize {
+        self.scopes(space).0.len()
+    }
+
+    /// Shows a change. Called by one task at a time.
+    pub(crate) fn apply(&self, change: &Change) {
+        let entry = change.entry();
+        let shelf = self.open(entry.space, &entry.scope);
+        shelf.apply(change);
+        // Topics come and go; scopes of names are few, and their handles keep the shelf.
+        if entry.space == Space::Presence && shelf.is_empty() {
+            self.scopes(entry.space).0.remove(&entry.scope);
+        }
+    }
+}

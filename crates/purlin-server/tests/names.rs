@@ -1,0 +1,154 @@
+//! Names and groups over real HTTP, against a real cluster on loopback.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
+
+#[allow(dead_code, reason = "shared by several test programs, each of which uses a part of it")]
+mod world;
+
+use purlin::process::{ExitReason, Metadata, ProcessRef, SpawnOptions};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use world::{World, eventually};
+
+struct Cart;
+
+#[purlin::server]
+impl Cart {
+    #[init]
+    fn open() -> Self {
+        Self
+    }
+
+    #[cast]
+    fn clear(&mut self) {}
+}
+
+async fn cart(world: &World, at: usize) -> ProcessRef<Cart> {
+    let processes = world.node(at).processes();
+    processes.spawn_remote::<Cart>((), SpawnOptions::default()).await.unwrap()
+}
+
+async fn problem(world: &World, path: &str) -> (StatusCode, Value) {
+    let response = world.http.get(format!("{}{path}", world.url(0))).send().await.unwrap();
+    (response.status(), response.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_registered_on_one_node_is_listed_and_found_on_every_other() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let process = cart(&world, 0).await;
+    let registry = world.node(0).registry();
+    for n in 0..5 {
+        let metadata = Metadata::from_iter([("n", n.to_string())]);
+        registry.register(&format!("cart/{n}"), &process, metadata).unwrap();
+    }
+    registry.register_shared("pool", &process, Metadata::default()).unwrap();
+    registry.scope("night").unwrap().register("cart/0", &process, Metadata::default()).unwrap();
+    let url = format!("{}/v1/registry", world.url(1));
+    let found = eventually("n2 knows it", async || {
+        let response = world.http.get(format!("{url}/cart/4")).send().await.unwrap();
+        (response.status() == StatusCode::OK).then_some(response)
+    })
+    .await;
+    let found: Value = found.json().await.unwrap();
+    assert_eq!(found["pid"], process.pid().to_string());
+    assert_eq!((&found["node"], &found["kind"]), (&json!("n1"), &json!("Cart")));
+    assert_eq!(found["metadata"], json!({"n": "4"}));
+    assert!(found["version"].is_string() && found["unique"] == true);
+    // In pages.
+    let page = world.get(&format!("{url}?prefix=cart%2F&limit=3")).await;
+    assert_eq!(page["entries"].as_array().unwrap().len(), 3);
+    assert_eq!((&page["truncated"], &page["next"]), (&json!(true), &json!("cart/2")));
+    let page = world.get(&format!("{url}?prefix=cart%2F&limit=3&after=cart%2F2")).await;
+    assert_eq!(page["entries"][0]["name"], "cart/3");
+    assert_eq!((&page["truncated"], &page["next"]), (&json!(false), &json!(null)));
+    // Shared keys, other scopes, and names of one node.
+    eventually("the rest has arrived", async || {
+        let night = world.get(&format!("{url}?scope=night")).await;
+        (night["entries"].as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+    let shared = world.get(&format!("{url}?shared=true")).await;
+    assert_eq!(shared["entries"][0]["name"], "pool");
+    let here = world.node(1).processes();
+    here.spawn_remote::<Cart>((), SpawnOptions::named("only here")).await.unwrap();
+    let local = world.get(&format!("{url}?local=true")).await;
+    assert_eq!(
+        (&local["entries"][0]["name"], &local["scope"]),
+        (&json!("only here"), &json!(null))
+    );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_names_and_groups_are_streamed_with_reasons_and_resumed_by_id() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let mut names = world.open(1, "/v1/registry-watch?prefix=cart%2F").await;
+    let mut groups = world.open(1, "/v1/groups-watch").await;
+    let ready = names.next().await.unwrap();
+    assert_eq!((ready.name.as_str(), &ready.data["revision"]), ("ready", &json!(0)));
+    assert_eq!(groups.next().await.unwrap().name, "ready");
+    let process = cart(&world, 0).await;
+    let node = world.node(0);
+    node.registry().register("other", &process, Metadata::default()).unwrap();
+    node.registry().register("cart/1", &process, Metadata::default()).unwrap();
+    node.groups().join("carts", &process, Metadata::default()).unwrap();
+    let change = names.next().await.unwrap();
+    assert_eq!(change.name, "change");
+    assert_eq!(
+        (&change.data["name"], &change.data["why"]),
+        (&json!("cart/1"), &json!("registered"))
+    );
+    assert_eq!(change.data["now"]["pid"], process.pid().to_string());
+    let joined = groups.next().await.unwrap();
+    assert_eq!(
+        (&joined.data["name"], &joined.data["why"]),
+        (&json!("carts"), &json!("registered"))
+    );
+    let listed = world.get(&format!("{}/v1/groups", world.url(1))).await;
+    assert_eq!(listed["groups"], json!([{"name": "carts", "members": 1}]));
+    let members = world.get(&format!("{}/v1/groups/carts", world.url(1))).await;
+    assert_eq!(members["members"][0]["pid"], process.pid().to_string());
+    drop(names);
+    process.stop(ExitReason::failed("no room"));
+    let left = groups.next().await.unwrap();
+    assert_eq!((&left.data["why"], &left.data["now"]), (&json!("crashed"), &json!(null)));
+    assert_eq!(left.data["error"], "failed: no room");
+    // Whoever comes back hears exactly what it missed.
+    let path = "/v1/registry-watch?prefix=cart%2F";
+    let mut names = world.open_after(1, path, change.id.as_deref()).await;
+    assert_eq!(names.next().await.unwrap().name, "ready");
+    let gone = names.next().await.unwrap();
+    assert_eq!(
+        (&gone.data["why"], &gone.data["before"]["name"]),
+        (&json!("crashed"), &json!("cart/1"))
+    );
+    // An id of another life of the node is told apart.
+    let mut names = world.open_after(1, path, Some("1.7")).await;
+    assert_eq!(names.next().await.unwrap().name, "gap");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_listing_cannot_use_is_refused_by_name() {
+    let world = World::start(1).await;
+    for (path, field) in [
+        ("/v1/registry?scope=", "scope"),
+        ("/v1/registry?limit=0", "limit"),
+        ("/v1/registry?shared=true&after=nonsense", "after"),
+        ("/v1/registry?local=true&limit=5", "limit"),
+        ("/v1/registry?perfix=a", "perfix"),
+        ("/v1/groups/a?after=x", "after"),
+    ] {
+        let (status, problem) = problem(&world, path).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {problem}");
+        assert_eq!((&problem["field"], &problem["outcome"]), (&json!(field), &json!("not_done")));
+    }
+    let (status, problem) = problem(&world, "/v1/registry/nobody").await;
+    assert_eq!((status, &problem["code"]), (StatusCode::NOT_FOUND, &json!("absent")));
+    let nobody = world.get(&format!("{}/v1/groups/nobody", world.url(0))).await;
+    assert_eq!((&nobody["count"], &nobody["members"]), (&json!(0), &json!([])));
+    world.stop().await;
+}
