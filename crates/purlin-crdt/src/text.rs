@@ -14,7 +14,12 @@
 //! bunches that grow to the left, so that a text written from its end does not make a deep tree;
 //! 64 characters together as one bit mask and one string.
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use purlin_core::Dot;
 use serde::{Deserialize, Serialize};
@@ -92,10 +97,25 @@ struct Bunch<R> {
 }
 
 /// The characters of one bunch whose dots are in one window, by dot.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+///
+/// Shared, for a text is cloned with every write that readers are shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Run {
     mask: u64,
-    chars: String,
+    chars: Arc<str>,
+}
+
+impl Serialize for Run {
+    fn serialize<S: serde::Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
+        (self.mask, &*self.chars).serialize(output)
+    }
+}
+
+impl<'de> Deserialize<'de> for Run {
+    fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let (mask, chars) = <(u64, String)>::deserialize(input)?;
+        Ok(Self { mask, chars: chars.into() })
+    }
 }
 
 impl Run {
@@ -111,17 +131,19 @@ impl Run {
     /// The characters of `mask` alone.
     fn only(&self, mask: u64) -> Self {
         let chars = self.iter().filter(|&(bit, _)| mask & (1 << bit) != 0).map(|(_, it)| it);
-        Self { mask: self.mask & mask, chars: chars.collect() }
+        Self { mask: self.mask & mask, chars: chars.collect::<String>().into() }
     }
 
     /// Adds the characters of `other`, of which none is here.
     fn add(&mut self, other: &Self) {
-        if self.mask.leading_zeros() + other.mask.trailing_zeros() >= u64::BITS {
-            self.chars.push_str(&other.chars);
+        if self.mask == 0 {
+            self.chars = Arc::clone(&other.chars);
+        } else if self.mask.leading_zeros() + other.mask.trailing_zeros() >= u64::BITS {
+            self.chars = [&*self.chars, &*other.chars].concat().into();
         } else {
             let mut all: Vec<(u64, char)> = self.iter().chain(other.iter()).collect();
             all.sort_unstable();
-            self.chars = all.into_iter().map(|(_, it)| it).collect();
+            self.chars = all.into_iter().map(|(_, it)| it).collect::<String>().into();
         }
         self.mask |= other.mask;
     }
@@ -336,13 +358,13 @@ impl<R: Replica> TextStore<R> {
             self.bunches.contains_key(dot)
                 || self.runs.range((dot.clone(), 0)..).next().is_some_and(|(key, _)| key.0 == *dot)
         };
-        let mut hanging: BTreeMap<&Dot<R>, Vec<Hanging<'_, R>>> = BTreeMap::new();
+        let mut hanging: Vec<(&Dot<R>, Hanging<'_, R>)> = Vec::new();
         let (mut roots, mut orphans) = (Vec::new(), Vec::new());
         for (dot, bunch) in &self.bunches {
             match &bunch.anchor {
                 None => roots.push(dot),
                 Some(anchor) if known(&anchor.bunch) => {
-                    hanging.entry(&anchor.bunch).or_default().push((anchor.at, anchor.side, dot));
+                    hanging.push((&anchor.bunch, (anchor.at, anchor.side, dot)));
                 }
                 // What it hung beside was removed as a whole, or has not arrived: it goes last.
                 Some(_) => orphans.push(dot),
@@ -354,6 +376,12 @@ impl<R: Replica> TextStore<R> {
             }
         }
         orphans.sort_unstable();
+        hanging.sort_unstable();
+        let hanging_in = |bunch: &Dot<R>| -> Vec<Hanging<'_, R>> {
+            let begin = hanging.partition_point(|(anchor, _)| *anchor < bunch);
+            let here = hanging[begin..].iter().take_while(|(anchor, _)| *anchor == bunch);
+            here.map(|(_, it)| *it).collect()
+        };
         let mut segments = Vec::new();
         let mut todo: Vec<Item<'_, R>> =
             roots.into_iter().chain(orphans).rev().map(Item::Bunch).collect();
@@ -362,7 +390,7 @@ impl<R: Replica> TextStore<R> {
                 Item::Segment(segment) => segments.push(segment),
                 Item::Bunch(bunch) => {
                     let begin = todo.len();
-                    self.read_bunch(bunch, hanging.remove(bunch).unwrap_or_default(), &mut todo);
+                    self.read_bunch(bunch, hanging_in(bunch), &mut todo);
                     todo[begin..].reverse();
                 }
             }
@@ -381,7 +409,8 @@ impl<R: Replica> TextStore<R> {
     ) {
         let grows = self.grows(bunch);
         match grows {
-            Grows::Right => hanging.sort_unstable(),
+            // As they stand.
+            Grows::Right => {}
             Grows::Left => hanging.sort_unstable_by(|a, b| (b.0, a.1, a.2).cmp(&(a.0, b.1, b.2))),
         }
         let runs = self.runs.range((bunch.clone(), 0)..=(bunch.clone(), u64::MAX));
@@ -420,10 +449,21 @@ impl<R: Replica> TextStore<R> {
         self.bunches.get(bunch).map_or(Grows::Right, |bunch| bunch.grows)
     }
 
-    /// The segment with the character `at`, and how many characters of it come before that.
+    /// The segment with the character `at`, and how many characters of it come before that; looked
+    /// for from the nearer end.
     fn find(&self, at: usize) -> (usize, usize) {
+        let Order { segments, chars, .. } = self.order();
+        if at > *chars / 2 {
+            let mut after = *chars;
+            for (n, segment) in segments.iter().enumerate().rev() {
+                if after <= at {
+                    return (n + 1, at - after);
+                }
+                after -= segment.len();
+            }
+            return (0, at);
+        }
         let mut before = 0;
-        let segments = &self.order().segments;
         for (n, segment) in segments.iter().enumerate() {
             let len = segment.len();
             if at < before + len {
@@ -589,15 +629,20 @@ impl<R: Replica> TextStore<R> {
                 (first, grows)
             }
         };
-        let mut put = |one: char| {
-            let run = delta.runs.entry((bunch.clone(), counter / WINDOW)).or_default();
-            run.mask |= 1 << (counter % WINDOW);
-            run.chars.push(one);
-            counter += 1;
-        };
-        match grows {
-            Grows::Right => text.chars().for_each(&mut put),
-            Grows::Left => text.chars().rev().for_each(&mut put),
+        let mut chars: Vec<char> = text.chars().collect();
+        if grows == Grows::Left {
+            chars.reverse();
+        }
+        let mut rest = &chars[..];
+        while !rest.is_empty() {
+            let (window, bit) = (counter / WINDOW, counter % WINDOW);
+            let room = usize::try_from(WINDOW - bit).expect("at most 64");
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            let mask = now.iter().enumerate().fold(0, |mask, (n, _)| mask | (1 << bit) << n);
+            let run = Run { mask, chars: now.iter().collect::<String>().into() };
+            delta.runs.insert((bunch.clone(), window), run);
+            counter += now.len() as u64;
+            rest = later;
         }
         self.show_inserted(at, &delta, grows);
         self.bunches.extend(delta.bunches.iter().map(|(dot, bunch)| (dot.clone(), bunch.clone())));
