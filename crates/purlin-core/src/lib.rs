@@ -24,7 +24,7 @@ pub mod version;
 pub mod watch;
 
 pub use error::{Advice, Outcome};
-pub use hlc::{Hlc, HlcError, HlcTimestamp};
+pub use hlc::{Hlc, HlcError, HlcTimestamp, LocalHlc};
 pub use ids::{ClusterName, Epoch, Incarnation, NameError, NodeId, NodeName};
 pub use rng::Rng;
 pub use time::{Clock, Deadline, Instant, SystemClock, WallTime};
