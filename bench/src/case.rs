@@ -45,11 +45,7 @@ impl Case {
                 .iter()
                 .map(|row| (row.name, format!("{} {}", row.bar, row.peers.join(" | "))))
                 .collect(),
-            Self::Gauge(gauge) => gauge
-                .rows
-                .iter()
-                .map(|row| (row.name, format!("<= {} {}", row.limit, row.unit)))
-                .collect(),
+            Self::Gauge(gauge) => gauge.rows.iter().map(|row| (row.name, row.promise())).collect(),
         }
     }
 }
@@ -180,7 +176,8 @@ impl fmt::Debug for Gauge {
 /// One list of readings per row, in the order of the gauge's rows.
 pub(crate) type Readings = Vec<Vec<f64>>;
 
-/// One row of a gauge; it holds when the worst reading is within the limit.
+/// One row of a gauge; it holds when the worst reading is within the limit. An infinite limit is
+/// none: the row is reported.
 #[derive(Debug)]
 pub(crate) struct GaugeRow {
     pub(crate) name: &'static str,
@@ -188,9 +185,25 @@ pub(crate) struct GaugeRow {
     pub(crate) limit: f64,
 }
 
+impl GaugeRow {
+    fn promise(&self) -> String {
+        if self.limit.is_finite() {
+            format!("<= {} {}", self.limit, self.unit)
+        } else {
+            format!("reported, {}", self.unit)
+        }
+    }
+
+    /// What share of its limit a reading uses up; above 1 it does not hold.
+    pub(crate) fn share(&self, reading: f64) -> f64 {
+        // Nothing of nothing is within the limit, and anything is too much.
+        if reading == 0.0 { 0.0 } else { reading / self.limit }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Bar, Unit};
+    use super::{Bar, GaugeRow, Unit};
     use std::time::Duration;
 
     #[test]
@@ -199,6 +212,17 @@ mod tests {
         assert!(!Bar::AtMost(1.5).holds(1.51));
         assert!(Bar::AtLeast(0.7).holds(0.7));
         assert!(!Bar::AtLeast(0.7).holds(0.69));
+    }
+
+    #[test]
+    fn a_limit_of_nothing_holds_for_nothing_and_no_limit_for_everything() {
+        let row = |limit| GaugeRow { name: "row", unit: "ns", limit };
+        assert_eq!(row(0.0).share(0.0), 0.0);
+        assert!(row(0.0).share(1.0) > 1.0);
+        assert_eq!(row(f64::INFINITY).share(1e9), 0.0);
+        assert_eq!(row(4.0).share(2.0), 0.5);
+        assert_eq!(row(4.0).promise(), "<= 4 ns");
+        assert_eq!(row(f64::INFINITY).promise(), "reported, ns");
     }
 
     #[test]

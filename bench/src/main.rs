@@ -3,7 +3,7 @@
 //! Absolute figures say more about the machine than about the program, so every row is ours over
 //! a peer's, both taken in turns (peers, ours, peers, ours, …), each by processes of its own.
 //! Reading order: [`case`] has the words, the topic files ([`local`], [`remote`], [`pubsub`],
-//! [`idle`]) have the rows, [`run`] measures them, [`rig`] drives the processes, [`peers`] has the
+//! [`idle`], [`pure`], [`membership`], [`simulator`]) have the rows, [`run`] measures them, [`rig`] drives the processes, [`peers`] has the
 //! other side. `docs/benchmarks.md` says what each row means and how it is kept fair.
 
 mod adder;
@@ -12,15 +12,18 @@ mod failure;
 mod idle;
 mod local;
 mod machine;
+mod membership;
 mod nodes;
 mod peers;
 mod progress;
 mod pubsub;
 mod puppet;
+mod pure;
 mod remote;
 mod report;
 mod rig;
 mod run;
+mod simulator;
 mod stats;
 mod workshop;
 
@@ -70,15 +73,23 @@ struct Cli {
 
 /// Every case, in the order of the table. A later topic adds its line here.
 fn cases() -> Vec<Case> {
-    [local::cases(), remote::cases(), pubsub::cases(), idle::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        local::cases(),
+        remote::cases(),
+        pubsub::cases(),
+        idle::cases(),
+        pure::cases(),
+        membership::cases(),
+        simulator::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Every hidden role by name.
 fn role(name: &str) -> Option<Role> {
-    [local::ROLES, remote::ROLES, pubsub::ROLES, peers::ROLES]
+    [local::ROLES, remote::ROLES, pubsub::ROLES, pure::ROLES, peers::ROLES]
         .into_iter()
         .flatten()
         .find(|(known, _)| *known == name)

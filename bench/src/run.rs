@@ -173,10 +173,15 @@ fn run_gauge(
             let median = Median::of(&readings);
             // A limit binds each node, so the worst reading counts, not the middle one.
             let worst = Median { value: median.most, ..median };
-            let limit = Median::of(&[spec.limit]);
-            let row = Row::new(spec.name, spec.unit.to_owned(), worst, ("limit".to_owned(), limit));
-            let bar = Bar::AtMost(1.0);
-            Row { bar: bar.to_string(), holds: bar.holds(row.ratio), rounds: readings.len(), ..row }
+            let (peer, limit) = match spec.limit.is_finite() {
+                true => ("limit".to_owned(), spec.limit),
+                false => ("no limit".to_owned(), worst.value),
+            };
+            let peer = (peer, Median::of(&[limit]));
+            let row = Row::new(spec.name, spec.unit.to_owned(), worst, peer);
+            let (ratio, bar) = (spec.share(worst.value), Bar::AtMost(1.0));
+            let text = if spec.limit.is_finite() { bar.to_string() } else { "none".to_owned() };
+            Row { ratio, bar: text, holds: bar.holds(ratio), rounds: readings.len(), ..row }
         })
         .collect())
 }

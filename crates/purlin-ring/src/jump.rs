@@ -15,19 +15,17 @@ use crate::KeyHash;
 /// From n to n + 1 buckets one key in n + 1 moves, and only to the new bucket.
 #[must_use]
 pub fn jump(key: KeyHash, buckets: NonZeroU32) -> u32 {
+    let buckets = i64::from(buckets.get());
     let mut state = key.0;
-    let mut bucket = 0_u32;
-    loop {
+    let (mut bucket, mut next) = (0, 0);
+    while next < buckets {
+        bucket = next;
         state = state.wrapping_mul(2_862_933_555_777_941_757).wrapping_add(1);
         // In the paper's own floating point: every step is exactly rounded by IEEE 754, so all
         // machines agree, and agree with the other implementations.
-        let step = f64::from(1_u32 << 31) / (f64::from(top_bits(state)) + 1.0);
-        let next = (f64::from(bucket) + 1.0) * step;
-        if next >= f64::from(buckets.get()) {
-            return bucket;
-        }
-        bucket = floor(next);
+        next = scaled(bucket + 1, f64::from(1_u32 << 31) / f64::from(top_bits(state) + 1));
     }
+    u32::try_from(bucket).expect("below the number of buckets, a u32")
 }
 
 /// The upper 31 bits.
@@ -37,11 +35,11 @@ fn top_bits(state: u64) -> u32 {
 
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "not negative and below the number of buckets, a u32"
+    clippy::cast_precision_loss,
+    reason = "at most 2^32, which an f64 holds, times at most 2^31: rounded down on purpose"
 )]
-fn floor(bucket: f64) -> u32 {
-    bucket as u32
+fn scaled(bucket: i64, step: f64) -> i64 {
+    (bucket as f64 * step) as i64
 }
 
 #[cfg(test)]
