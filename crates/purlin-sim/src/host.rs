@@ -17,6 +17,12 @@ use crate::{
     trace::HostId,
 };
 
+/// The next whole millisecond, or `time` itself.
+fn up_to_millis(time: Duration) -> Duration {
+    let beyond = time.subsec_nanos() % 1_000_000;
+    if beyond == 0 { time } else { time + Duration::from_nanos(u64::from(1_000_000 - beyond)) }
+}
+
 /// How a host's node is configured, at every start.
 pub(crate) type Setup = Arc<dyn Fn(NodeBuilder) -> NodeBuilder + Send + Sync>;
 /// What runs on a host beside its node, from every start on.
@@ -132,12 +138,13 @@ impl Life {
     pub(crate) fn step(&self, from: Duration, end: Duration, wake: &mut Wake) {
         let _running = Running::enter(self.number);
         self.runtime.block_on(async {
-            let missed = from.saturating_sub(self.time.now());
+            let missed = from.saturating_sub(self.time.stood());
             if !missed.is_zero() {
                 tokio::time::advance(missed).await;
             }
+            // The clock is not read here: it stands where the last sleep ended.
+            let mut now = from;
             loop {
-                let now = self.time.now();
                 let next = self.net.lock().deliver(self.host, now, wake);
                 for waker in wake.drain(..) {
                     waker.wake();
@@ -145,11 +152,13 @@ impl Life {
                 if now >= end {
                     break;
                 }
-                let until = next.map_or(end, |next| next.min(end));
-                tokio::time::sleep_until(self.time.reading(until)).await;
+                // A whole millisecond, as timers are.
+                now = next.map_or(end, |next| up_to_millis(next).min(end));
+                tokio::time::sleep_until(self.time.reading(now)).await;
             }
+            debug_assert_eq!(self.time.now(), end, "a paused clock goes from timer to timer");
         });
-        self.time.stand();
+        self.time.stand(end);
     }
 
     /// Everything this process had is gone, without any of its code having a say.

@@ -4,11 +4,12 @@
 //! shows them, `cargo xtask sim --scenario replica --seed 7` plays one again, and a sweep plays them
 //! for many seeds.
 
-use crate::{Builder, Failure, World};
+use crate::{Builder, Failure, World, trace::KEPT};
 
 mod membership;
 mod replica;
 mod services;
+mod steady;
 
 /// What a scenario is played with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,7 @@ pub const ALL: &[Scenario] = &[
     membership::SIXTY_FOUR,
     services::PUBSUB,
     services::CALLS,
+    steady::SCENARIO,
 ];
 
 /// `count` names of hosts.
@@ -104,7 +106,8 @@ impl Scenario {
         let Play { seed, steps } = play;
         let name = self.name;
         let replay = format!("cargo xtask sim --scenario {name} --seed {seed} --steps {steps}");
-        let mut world = (self.build)(World::builder(seed).replay(replay)).build();
+        let builder = (self.build)(World::builder(seed).replay(replay));
+        let mut world = if lines > KEPT { builder.record() } else { builder }.build();
         let ended = (self.run)(&mut world, steps);
         world.with_trace(|trace| {
             trace.last_lines(lines).for_each(show);

@@ -77,13 +77,18 @@ impl HostTime {
     pub(crate) fn now(&self) -> Duration {
         match self.base.get() {
             Some(base) if RUNNING.get() == self.life => self.began + base.elapsed(),
-            _ => Duration::from_nanos(self.stood.load(Ordering::Relaxed)),
+            _ => self.stood(),
         }
     }
 
     /// Remembers where the runtime stands, for whoever asks from outside.
-    pub(crate) fn stand(&self) {
-        self.stood.store(nanos(self.now()), Ordering::Relaxed);
+    pub(crate) fn stand(&self, at: Duration) {
+        self.stood.store(nanos(at), Ordering::Relaxed);
+    }
+
+    /// Where the runtime stands while its code does not run.
+    pub(crate) fn stood(&self) -> Duration {
+        Duration::from_nanos(self.stood.load(Ordering::Relaxed))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// How many of the last events are kept when not all are.
-const KEPT: usize = 2_000;
+pub(crate) const KEPT: usize = 2_000;
 
 /// A host, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

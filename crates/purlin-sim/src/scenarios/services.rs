@@ -51,6 +51,15 @@ pub(super) fn listen(world: &mut World, names: &[String]) -> Result<(), Failure>
     Ok(())
 }
 
+/// One call that nobody waits for.
+pub(super) fn call_somebody(world: &mut World, from: &str, to: &str) {
+    let to = NodeName::parse(to).expect("hosts have node names");
+    world.spawn(from, async move |node| {
+        // Calling oneself is refused, and as good as any other call here.
+        drop(node.rpc().call(&to, ECHO, &0, secs(1)).await);
+    });
+}
+
 /// Calls until an answer comes, for 15 s at most. A connection that went through the cut may end
 /// with the first call on it, as unknown; that is what the caller is told, and the next one works.
 async fn reach(node: Node, to: NodeName, number: u32) -> Result<(), String> {
