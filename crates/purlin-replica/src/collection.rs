@@ -5,8 +5,11 @@
 //! its own, `name`, a zero byte, a letter for the kind, the entry's key. A write costs the same
 //! however large the collection is, and entries travel, end and are compared one by one. They merge
 //! as registers do: a write wins over a concurrent removal, and of two writes the later by hybrid time.
+//!
+//! What a writer put into one cell under the same name ([`ReplicaSet::insert`],
+//! [`ReplicaSet::put_field`]) is read and removed here too: to a reader both are one map or set.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use purlin_core::{HlcTimestamp, hlc::NodeTag};
@@ -214,7 +217,11 @@ impl NamedState {
     }
 
     fn take_in(&mut self, other: Self) {
-        self.kinds.extend(other.kinds);
+        for kind in other.kinds {
+            if !self.kinds.contains(&kind) {
+                self.kinds.push(kind);
+            }
+        }
         self.entries += other.entries;
         self.bytes += other.bytes;
         self.last = self.last.max(other.last);
@@ -238,7 +245,8 @@ impl Map {
     /// The value of `key`, with when it was written and by whom.
     #[must_use]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Written> {
-        self.0.get(key.as_ref())
+        let in_cell = self.0.cell().field(key.as_ref()).cloned();
+        self.0.get(key.as_ref()).max(in_cell)
     }
 
     /// Removes `key`; `false` when it has no value here.
@@ -246,13 +254,31 @@ impl Map {
     /// # Errors
     /// [`StateError`]; nothing was changed.
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<bool, StateError> {
-        self.0.remove(key.as_ref())
+        let removed = self.0.remove(key.as_ref())?;
+        if self.0.cell().field(key.as_ref()).is_none() {
+            return Ok(removed);
+        }
+        let key = Bytes::copy_from_slice(key.as_ref());
+        Ok(self.0.set.remove_field(self.0.name_bytes(), &key)? || removed)
     }
 
     /// Up to `limit` entries in key order, after the key `after`. A moving picture, not a snapshot.
     #[must_use]
     pub fn entries(&self, after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Written)> {
-        self.0.page(after, limit)
+        let page = self.0.page(after, limit);
+        let cell = self.0.cell();
+        let mut in_cell = cell.fields().filter(|(key, _)| is_after(key, after)).peekable();
+        if in_cell.peek().is_none() {
+            return page;
+        }
+        let mut all: BTreeMap<Bytes, Written> = page.into_iter().collect();
+        for (key, written) in in_cell {
+            let kept = all.entry(key.clone()).or_insert_with(|| written.clone());
+            if *kept < *written {
+                kept.clone_from(written);
+            }
+        }
+        all.into_iter().take(limit).collect()
     }
 
     /// Removes every entry seen here, one by one; how many. Entries written elsewhere meanwhile stay.
@@ -260,7 +286,7 @@ impl Map {
     /// # Errors
     /// [`StateError`]; entries before the one refused are gone.
     pub fn clear(&self) -> Result<usize, StateError> {
-        self.0.clear()
+        Ok(self.0.clear()? + self.0.clear_cell()?)
     }
 }
 
@@ -281,6 +307,7 @@ impl Set {
     #[must_use]
     pub fn contains(&self, element: impl AsRef<[u8]>) -> bool {
         self.0.set.get(&self.0.key(element.as_ref())).is_some_and(|cell| is_in(&cell))
+            || self.0.kind == Kind::Set && self.0.cell().contains(element.as_ref())
     }
 
     /// Removes an element; `false` when it is not in the set here. From a remove-wins set it is
@@ -297,7 +324,14 @@ impl Set {
                 self.0.set.switch(self.0.key(element.as_ref()), Wins::Disabling, false)?;
                 Ok(was_in)
             }
-            _ => self.0.remove(element.as_ref()),
+            _ => {
+                let removed = self.0.remove(element.as_ref())?;
+                if !self.0.cell().contains(element.as_ref()) {
+                    return Ok(removed);
+                }
+                let element = Bytes::copy_from_slice(element.as_ref());
+                Ok(self.0.set.remove_element(self.0.name_bytes(), &element)? || removed)
+            }
         }
     }
 
@@ -317,6 +351,12 @@ impl Set {
             if is_last {
                 break;
             }
+        }
+        if self.0.kind == Kind::Set {
+            let cell = self.0.cell();
+            elements.extend(cell.elements().filter(|one| is_after(one, after)).cloned());
+            elements.sort_unstable();
+            elements.dedup();
         }
         elements.truncate(limit);
         elements
@@ -342,7 +382,7 @@ impl Set {
                     }
                 }
             }
-            _ => self.0.clear(),
+            _ => Ok(self.0.clear()? + self.0.clear_cell()?),
         }
     }
 }
@@ -354,6 +394,10 @@ struct Entries {
     kind: Kind,
     /// The name, the divider, the letter.
     prefix: Bytes,
+}
+
+fn is_after(key: &[u8], after: Option<&[u8]>) -> bool {
+    after.is_none_or(|after| key > after)
 }
 
 /// Whether the key of an element says that it is in its set.
@@ -374,6 +418,25 @@ impl Entries {
 
     fn name(&self) -> &[u8] {
         &self.prefix[..self.prefix.len() - 2]
+    }
+
+    fn name_bytes(&self) -> Bytes {
+        self.prefix.slice(..self.prefix.len() - 2)
+    }
+
+    /// What is kept in one cell under the same name.
+    fn cell(&self) -> Cell {
+        self.set.get(self.name()).unwrap_or_default()
+    }
+
+    /// Empties that cell of this kind; how many entries it had.
+    fn clear_cell(&self) -> Result<usize, StateError> {
+        let cell = self.cell();
+        if !cell.kinds().any(|kind| kind == self.kind) {
+            return Ok(0);
+        }
+        self.set.remove_kind(self.name_bytes(), self.kind)?;
+        Ok(if self.kind == Kind::Map { cell.fields().count() } else { cell.elements().count() })
     }
 
     fn expect_kind(&self) -> Result<(), StateError> {

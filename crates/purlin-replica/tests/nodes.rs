@@ -344,3 +344,32 @@ async fn a_removal_takes_the_kind_and_the_version_it_names_and_nothing_else() {
     assert!(!a.set.remove_kind("k", Kind::Counter).unwrap());
     assert_eq!(value(&a.set, "k"), None);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_or_set_kept_as_one_is_read_and_removed_by_its_name_like_any_other() {
+    let a = node("a", 1).await;
+    let (map, tags) = (a.set.map("m").unwrap(), a.set.set("tags").unwrap());
+    a.set.put_field("m", "b", "as one").unwrap();
+    map.put("a", "apart").unwrap();
+    map.put("c", "apart").unwrap();
+    let keys = |after: Option<&[u8]>, limit| -> Vec<Bytes> {
+        map.entries(after, limit).into_iter().map(|(key, _)| key).collect()
+    };
+    assert_eq!(keys(None, 10), ["a", "b", "c"]);
+    assert_eq!(
+        (keys(None, 2), keys(Some(b"a"), 1)),
+        (vec!["a".into(), "b".into()], vec!["b".into()])
+    );
+    assert_eq!(map.get("b").unwrap().value, "as one");
+    map.put("b", "later").unwrap();
+    assert_eq!(map.get("b").unwrap().value, "later");
+    assert!(map.remove("b").unwrap() && map.get("b").is_none());
+
+    a.set.insert("tags", "red").unwrap();
+    tags.insert("blue").unwrap();
+    assert_eq!(tags.elements(None, 10), ["blue", "red"]);
+    assert!(tags.contains("red") && tags.remove("red").unwrap() && !tags.contains("red"));
+    a.set.insert("tags", "red").unwrap();
+    assert_eq!(a.set.catalogue(b"tags", None, 10)[0].kinds, [Kind::Set]);
+    assert_eq!((tags.clear().unwrap(), tags.elements(None, 1).len()), (2, 0));
+}

@@ -127,6 +127,7 @@ fn change_report(app: &App, change: &Change) -> StateChange {
     // What it is now comes first; of something that is gone, what it was.
     let held = of.or_else(|| now.kinds().chain(before.kinds()).next());
     let kind = held.unwrap_or(Kind::Register);
+    let key_is_given = key.is_some();
     let ((name, name_base64), key) = (text_or_base64(&name), key.map(|key| text_or_base64(&key)));
     let (key, key_base64) = key.unwrap_or_default();
     let (cause, told_by) = cause(change);
@@ -136,10 +137,11 @@ fn change_report(app: &App, change: &Change) -> StateChange {
         key,
         key_base64,
         kind: kind.word().to_owned(),
-        now: value_report(app, kind, now),
+        now: value_report(app, kind, key_is_given, now),
         by: None,
         splice: None,
         entries: Vec::new(),
+        added: Vec::new(),
         removed: Vec::new(),
         writers: now.writers().into_iter().map(|tag| app.host.origins().name(tag)).collect(),
         cause,
@@ -156,6 +158,19 @@ fn change_report(app: &App, change: &Change) -> StateChange {
             let splice = SpliceReport { at: at as u64, delete: delete as u64, insert };
             StateChange { splice: Some(splice), ..report }
         }
+        Kind::Map if !key_is_given => {
+            let (origins, wall) = (app.host.origins(), app.host.wall());
+            let new = now.fields().filter(|(key, it)| before.field(key) != Some(it));
+            let entries = new.map(|(key, it)| entry(key, it, origins, wall)).collect();
+            let gone = before.fields().filter(|(key, _)| now.field(key).is_none());
+            StateChange { entries, removed: gone.map(|(key, _)| listed(key)).collect(), ..report }
+        }
+        Kind::Set if !key_is_given => {
+            let new = now.elements().filter(|one| !before.contains(one));
+            let gone = before.elements().filter(|one| !now.contains(one));
+            let (added, removed) = (new.map(listed).collect(), gone.map(listed).collect());
+            StateChange { added, removed, ..report }
+        }
         Kind::NestedMap => {
             let (origins, wall) = (app.host.origins(), app.host.wall());
             let path = target::path_text;
@@ -169,14 +184,23 @@ fn change_report(app: &App, change: &Change) -> StateChange {
     }
 }
 
-/// What a cell holds of one kind; `None` for nothing.
-fn value_report(app: &App, kind: Kind, cell: &Cell) -> Option<ValueReport> {
+/// Bytes in a list of texts.
+fn listed(bytes: &bytes::Bytes) -> String {
+    match text_or_base64(bytes) {
+        (Some(text), _) => text,
+        (None, coded) => format!("base64:{}", coded.unwrap_or_default()),
+    }
+}
+
+/// What a cell holds of one kind; `None` for nothing. The cell of an entry says whether that is in.
+fn value_report(app: &App, kind: Kind, is_entry: bool, cell: &Cell) -> Option<ValueReport> {
     let nothing = ValueReport::default();
-    let is_entry = matches!(kind, Kind::Map | Kind::Set | Kind::GrowSet | Kind::RemoveWinsSet);
-    if !is_entry && !cell.kinds().any(|held| held == kind) || is_entry && !is_in(cell) {
+    let held = if is_entry { is_in(cell) } else { cell.kinds().any(|held| held == kind) };
+    if !held {
         return None;
     }
     Some(match kind {
+        Kind::Map if !is_entry => nothing,
         Kind::Register | Kind::Map => {
             let written = cell.register()?;
             let (value, value_base64) = text_or_base64(&written.value);
@@ -184,13 +208,7 @@ fn value_report(app: &App, kind: Kind, cell: &Cell) -> Option<ValueReport> {
             let origin = Some(app.host.origins().name(written.at.node()));
             ValueReport { value, value_base64, hlc, origin, ..nothing }
         }
-        Kind::MultiValue => {
-            let text = |value: &bytes::Bytes| match text_or_base64(value) {
-                (Some(text), _) => text,
-                (None, coded) => format!("base64:{}", coded.unwrap_or_default()),
-            };
-            ValueReport { values: cell.values().map(text).collect(), ..nothing }
-        }
+        Kind::MultiValue => ValueReport { values: cell.values().map(listed).collect(), ..nothing },
         Kind::Counter | Kind::GrowCounter | Kind::ResettableCounter => {
             ValueReport { count: Some(counters::count(cell, kind)), ..nothing }
         }

@@ -228,10 +228,13 @@ pub struct StateChange {
     /// Of a text: what makes the text now of the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub splice: Option<SpliceReport>,
-    /// Of a nested map: values written or rewritten.
+    /// Of a map kept as one: values written or rewritten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<EntryReport>,
-    /// Of a nested map: paths whose values are gone.
+    /// Of a set kept as one: new elements, those that are not text as `base64:`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<String>,
+    /// Of a map or set kept as one: keys, paths or elements that are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<String>,
     /// Whose writes it holds.
