@@ -3,7 +3,9 @@
 //! Every change is a record in the log, in the order in which it was made; reading them all in
 //! that order makes the same state again. So that the log does not grow with every write for ever,
 //! the whole state is now and then written behind the changes: first all that was seen, then what is
-//! kept, part by part while writers go on. What lies before is forgotten.
+//! kept, part by part while writers go on. What lies before is forgotten. A log from which the disk
+//! refused a record takes no further one until the whole state is written again: a later record may
+//! claim to have seen what the refused one brought.
 
 use purlin_core::hlc::NodeTag;
 use serde::{Deserialize, Serialize};
@@ -39,7 +41,7 @@ pub enum Record {
     },
     /// All of this has been seen: the pieces of another's state are in.
     Absorb(Claims, Option<NodeTag>),
-    /// Exactly this has been seen, at this place of the log; the whole state follows.
+    /// Exactly this has been seen, at this place of the log.
     Known(Knowledge),
     /// Everything one keeps in some leaves, as it is at this place of the log.
     Part(Part),
@@ -51,10 +53,14 @@ pub enum Record {
     Lives(KnownLives),
     /// A life that is over: everybody has seen all of it and nothing of it is left.
     Pruned(NodeTag),
+    /// Exactly this has been seen, at this place of the log, and the whole state follows. It counts
+    /// once all of that is there: what lies before may lack changes that the disk refused, and what
+    /// is seen and not kept passes for removed.
+    Rewriting(Knowledge),
 }
 
 /// How many kinds of records this release knows.
-const KINDS: u8 = 9;
+const KINDS: u8 = 10;
 
 /// Everything a replica keeps from one leaf up to another.
 ///
@@ -73,7 +79,7 @@ pub struct Part {
 }
 
 /// The format this release writes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The oldest format this release reads.
 pub const OLDEST: u8 = 2;
 
@@ -113,10 +119,10 @@ impl Record {
     /// [`RecordError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         match bytes.split_first() {
-            Some((&VERSION, [kind, ..])) if *kind >= KINDS => {
+            Some((OLDEST..=VERSION, [kind, ..])) if *kind >= KINDS => {
                 Err(RecordError::Kind { kind: *kind, last: KINDS - 1 })
             }
-            Some((&VERSION, rest)) => postcard::from_bytes(rest)
+            Some((OLDEST..=VERSION, rest)) => postcard::from_bytes(rest)
                 .map_err(|error| RecordError::Undecodable(error.to_string())),
             Some((&version, _)) => Err(RecordError::Version(version)),
             None => Err(RecordError::Undecodable("it is empty".to_owned())),
@@ -143,14 +149,15 @@ impl Store {
             Record::Pruned(life) => {
                 self.known_mut().prune(*life);
             }
-            // No part of the state: for whoever deals with neighbours.
-            Record::Lives(_) => {}
+            // No part of the state: for whoever deals with neighbours, and with what follows.
+            Record::Lives(_) | Record::Rewriting(_) => {}
         }
     }
 
     /// The leaves from `from` on, about `bytes` of them, for writing the whole state in parts; the
     /// next part begins where this one ends.
-    pub(crate) fn part(&self, from: Leaf, bytes: usize) -> Part {
+    #[must_use]
+    pub fn part(&self, from: Leaf, bytes: usize) -> Part {
         let (start, _) = from.range();
         let mut entries = Entries::default();
         let mut held = 0;
@@ -307,8 +314,8 @@ mod tests {
             bytes[at] = value;
             Record::decode(&bytes).unwrap_err().to_string()
         };
-        assert_eq!(with(0, 9), "record of version 9; this release reads versions 2 to 2");
-        assert_eq!(with(1, 9), "record of unknown kind 9 in version 2, which has kinds 0 to 8");
+        assert_eq!(with(0, 9), "record of version 9; this release reads versions 2 to 3");
+        assert_eq!(with(1, 10), "record of unknown kind 10 in version 3, which has kinds 0 to 9");
         assert!(Record::decode(&[]).is_err());
     }
 

@@ -236,10 +236,15 @@ struct Inner {
     unwritten_bytes: AtomicUsize,
     /// Records handed to the log so far.
     recorded: AtomicU64,
+    /// How many refusals of the log are made up for; [`GAP`] while one is not.
+    refusals: AtomicU64,
     flushing: mpsc::UnboundedSender<Flushing>,
     flushed: watch::Sender<Flushed>,
     compact: Notify,
 }
+
+/// No log has so many refusals: nothing may be recorded.
+const GAP: u64 = u64::MAX;
 
 /// A record on its way to the disk, with its number.
 type Flushing = (u64, oneshot::Receiver<Result<Lsn, AppendError>>);
@@ -301,6 +306,7 @@ impl ReplicaSet {
             log,
             unwritten_bytes: AtomicUsize::new(0),
             recorded: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
             flushing,
             flushed: watch::Sender::new(Flushed::default()),
             compact: Notify::new(),
@@ -694,7 +700,11 @@ impl Inner {
         }
         // Only ever called under the writer's lock: numbers and records have one order.
         let number = self.recorded.load(Ordering::Relaxed) + 1;
-        let done = log.append_later(bytes).unwrap_or_else(|error| {
+        // Behind a record that the disk refused, one that claims to have seen it would lose it for
+        // everybody: seen and not kept is removed. So nothing is recorded until all of it is again.
+        let refusals = self.refusals.load(Ordering::Relaxed);
+        let done = log.append_without_gap(bytes, refusals).unwrap_or_else(|error| {
+            self.refusals.store(GAP, Ordering::Relaxed);
             let (tell, done) = oneshot::channel();
             drop(tell.send(Err(error)));
             done
@@ -733,15 +743,17 @@ impl Inner {
         let Some(log) = &self.log else { return Ok(()) };
         // What was seen goes first: whatever is heard again behind it must be known as heard. Then
         // every part is at least as new, and sets what it covers.
-        let (from, covered) = {
+        let (from, covered, refusals) = {
             let sync = self.sync.lock();
             self.unwritten_bytes.store(0, Ordering::Relaxed);
             let covered = self.recorded.load(Ordering::Relaxed);
-            let from = log.next();
-            for record in sync.remembered() {
-                drop(log.append_later(record.encode())?);
+            let (from, refusals) = (log.next(), log.refusals());
+            for record in sync.rewriting() {
+                drop(log.append_without_gap(record.encode(), refusals)?);
             }
-            (from, covered)
+            // What changes from here on can be recorded again: it lies behind the whole state.
+            self.refusals.store(refusals, Ordering::Relaxed);
+            (from, covered, refusals)
         };
         let mut leaf = Some(Leaf(0));
         while let Some(at) = leaf {
@@ -749,7 +761,7 @@ impl Inner {
                 let sync = self.sync.lock();
                 let part = sync.store().part(at, self.config.sync.batch_bytes);
                 leaf = part.to;
-                log.append_later(Record::Part(part).encode())?
+                log.append_without_gap(Record::Part(part).encode(), refusals)?
             };
             written.await.unwrap_or(Err(AppendError::Closed))?;
         }

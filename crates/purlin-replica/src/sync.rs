@@ -272,6 +272,8 @@ pub struct Sync {
     wants: Interest,
     keeps_own: bool,
     lives: Lives,
+    /// While the log is read back: a rewriting of the whole state whose end has not come yet.
+    rewriting: Option<(Knowledge, Vec<Record>)>,
 }
 
 impl Sync {
@@ -290,6 +292,7 @@ impl Sync {
             sessions: 0,
             rng,
             counters: Counters::default(),
+            rewriting: None,
             number: 1,
             keeps: Interest::all(),
             wants: Interest::all(),
@@ -303,14 +306,52 @@ impl Sync {
     /// anything else.
     pub fn recover(&mut self, record: &Record) {
         match record {
+            Record::Rewriting(known) => {
+                self.end_rewriting(false);
+                self.rewriting = Some((known.clone(), Vec::new()));
+            }
+            // A life began behind a rewriting that its predecessor did not finish.
+            Record::Known(_) => {
+                self.end_rewriting(false);
+                self.redo(record);
+            }
+            other => match &mut self.rewriting {
+                None => self.redo(other),
+                Some((_, held)) => {
+                    held.push(other.clone());
+                    if matches!(other, Record::Part(part) if part.to.is_none()) {
+                        self.end_rewriting(true);
+                    }
+                }
+            },
+        }
+    }
+
+    fn redo(&mut self, record: &Record) {
+        match record {
             Record::Lives(known) => self.recover_lives(known),
             other => self.store.redo(other),
+        }
+    }
+
+    /// Takes in a rewriting of the whole state, with what was changed meanwhile. Of one that was
+    /// not finished nothing counts that claims to have seen more than what is there.
+    fn end_rewriting(&mut self, is_whole: bool) {
+        let Some((known, held)) = self.rewriting.take() else { return };
+        if is_whole {
+            self.store.redo(&Record::Known(known));
+        }
+        for record in held {
+            if is_whole || !matches!(record, Record::Absorb(..)) {
+                self.redo(&record);
+            }
         }
     }
 
     /// Begins this life after [`Sync::recover`]: what expires and what is kept is found anew. An
     /// empty replica keeps `wants`, any other what it kept, until [`Sync::set_interest`].
     pub fn begin(&mut self, wants: &Interest, out: &mut Vec<Output>) {
+        self.end_rewriting(false);
         if self.store.is_empty() && self.store.context().is_empty() {
             self.store.set_known(Knowledge::nothing_of(wants.clone()));
         }
@@ -325,11 +366,15 @@ impl Sync {
         }
     }
 
+    fn remembered(&self) -> [Record; 2] {
+        [Record::Known(self.store.known().clone()), Record::Lives(self.known_lives().clone())]
+    }
+
     /// What goes in front of the whole state when it is written down: whatever is heard again
     /// behind it must be known as heard.
     #[must_use]
-    pub fn remembered(&self) -> [Record; 2] {
-        [Record::Known(self.store.known().clone()), Record::Lives(self.known_lives().clone())]
+    pub fn rewriting(&self) -> [Record; 2] {
+        [Record::Rewriting(self.store.known().clone()), Record::Lives(self.known_lives().clone())]
     }
 
     fn persist(&self, out: &mut Vec<Output>, record: impl FnOnce() -> Record) {

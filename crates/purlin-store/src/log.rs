@@ -181,6 +181,8 @@ struct Waiting {
     next: Lsn,
     /// Segments whose records are all below this are to be removed.
     keep_from: Lsn,
+    /// How often records were refused after they had been taken.
+    refusals: u64,
     halt: Option<Halt>,
 }
 
@@ -355,6 +357,7 @@ impl Log {
                 acks: Vec::new(),
                 next,
                 keep_from: first,
+                refusals: 0,
                 halt: None,
             }),
             wake: match disk.pace() {
@@ -407,6 +410,33 @@ impl Log {
         &self,
         payload: Vec<u8>,
     ) -> Result<oneshot::Receiver<Result<Lsn, AppendError>>, AppendError> {
+        self.append_if(payload, |_refusals| true)
+    }
+
+    /// As [`Log::append_later`], unless a record was refused since there were `refusals` of them
+    /// ([`Log::refusals`]): for records that mean something only behind all before them.
+    ///
+    /// # Errors
+    /// [`AppendError::Write`] when one was; otherwise as [`Log::append_later`].
+    pub fn append_without_gap(
+        &self,
+        payload: Vec<u8>,
+        refusals: u64,
+    ) -> Result<oneshot::Receiver<Result<Lsn, AppendError>>, AppendError> {
+        self.append_if(payload, |now| now == refusals)
+    }
+
+    /// How often records were refused after [`Log::append_later`] had taken them.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.handle.shared.waiting.lock().refusals
+    }
+
+    fn append_if(
+        &self,
+        payload: Vec<u8>,
+        accepts: impl FnOnce(u64) -> bool,
+    ) -> Result<oneshot::Receiver<Result<Lsn, AppendError>>, AppendError> {
         if payload.is_empty() || payload.len() > RECORD_BYTES_MAX {
             return Err(AppendError::Size(payload.len()));
         }
@@ -416,6 +446,9 @@ impl Log {
             Some(Halt::Closed) => return Err(AppendError::Closed),
             Some(Halt::Flush(error)) => return Err(AppendError::Flush(error.clone())),
             None => {}
+        }
+        if !accepts(waiting.refusals) {
+            return Err(AppendError::Write("a record before it was refused".to_owned()));
         }
         let max = shared.config.waiting_bytes_max;
         let held: usize = waiting.bytes.len();
@@ -536,6 +569,7 @@ impl Writer {
                 let mut waiting = self.shared.waiting.lock();
                 waiting.bytes.clear();
                 waiting.next = first;
+                waiting.refusals += 1;
                 let later = std::mem::take(&mut waiting.acks);
                 drop(waiting);
                 for (_, ack) in later {
