@@ -30,10 +30,15 @@ pub struct Cell(Option<Arc<Shape>>);
 /// one form: see [`Parts::shaped`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Shape {
-    /// One write of a register and nothing else.
-    One(Dot<NodeTag>, Written),
+    /// One write of a register and nothing else: the counter of its dot, whose life is the one that
+    /// its time names.
+    One(u64, Written),
     /// Anything else.
     Parts(Box<Parts>),
+}
+
+fn dot_of(counter: u64, written: &Written) -> Dot<NodeTag> {
+    Dot { node: written.at.node(), counter }
 }
 
 /// The table of kinds. A row is a word, and the part of a cell that keeps the kind; everything that
@@ -262,7 +267,9 @@ impl Parts {
         let is_register = self.kinds() == [Kind::Register];
         let mut written = self.register.iter();
         let shape = match (written.next(), written.next()) {
-            (Some((&dot, written)), None) if is_register => Shape::One(dot, written.clone()),
+            (Some((&dot, written)), None) if is_register && dot.node == written.at.node() => {
+                Shape::One(dot.counter, written.clone())
+            }
             _ => {
                 drop(written);
                 Shape::Parts(Box::new(self))
@@ -280,7 +287,7 @@ impl DotStore<NodeTag> for Cell {
     fn dots(&self, visit: &mut dyn FnMut(&Dot<NodeTag>)) {
         match self.0.as_deref() {
             None => {}
-            Some(Shape::One(dot, _)) => visit(dot),
+            Some(Shape::One(counter, written)) => visit(&dot_of(*counter, written)),
             Some(Shape::Parts(parts)) => parts.dots(visit),
         }
     }
@@ -335,7 +342,10 @@ impl<'de> Deserialize<'de> for Cell {
 impl Cell {
     /// A register with one write.
     pub(crate) fn one(dot: Dot<NodeTag>, written: Written) -> Self {
-        Self(Some(Arc::new(Shape::One(dot, written))))
+        if dot.node == written.at.node() {
+            return Self(Some(Arc::new(Shape::One(dot.counter, written))));
+        }
+        Parts { register: DotFun::one(dot, written), ..Parts::default() }.shaped()
     }
 
     /// A cell of these parts.
@@ -361,9 +371,9 @@ impl Cell {
     }
 
     /// The one write of a register, if it is all there is.
-    pub(crate) fn as_one(&self) -> Option<(&Dot<NodeTag>, &Written)> {
+    pub(crate) fn as_one(&self) -> Option<(Dot<NodeTag>, &Written)> {
         match self.0.as_deref() {
-            Some(Shape::One(dot, written)) => Some((dot, written)),
+            Some(Shape::One(counter, written)) => Some((dot_of(*counter, written), written)),
             Some(Shape::Parts(_)) | None => None,
         }
     }
@@ -379,7 +389,8 @@ impl Cell {
     fn into_parts(self) -> Parts {
         match self.0.map(Arc::unwrap_or_clone) {
             None => Parts::default(),
-            Some(Shape::One(dot, written)) => {
+            Some(Shape::One(counter, written)) => {
+                let dot = dot_of(counter, &written);
                 Parts { register: DotFun::one(dot, written), ..Parts::default() }
             }
             Some(Shape::Parts(parts)) => *parts,
@@ -398,8 +409,8 @@ impl Cell {
             return false;
         }
         let (mine, heard) = (self.as_one().map(|(dot, _)| dot), other.as_one().map(|(dot, _)| dot));
-        let keeps = mine.is_some_and(|dot| !theirs.contains(dot));
-        let takes = heard.is_some_and(|dot| !ours.contains(dot));
+        let keeps = mine.is_some_and(|dot| !theirs.contains(&dot));
+        let takes = heard.is_some_and(|dot| !ours.contains(&dot));
         match (mine, heard) {
             (Some(mine), Some(heard)) if mine == heard => {}
             (Some(_), Some(_)) if keeps && takes => return false,

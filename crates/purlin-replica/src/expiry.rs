@@ -27,6 +27,11 @@ impl Expiries {
         }
     }
 
+    /// Whether no entry ends.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
     /// When the first entry ends.
     pub(crate) fn first(&self) -> Option<WallTime> {
         self.queue.first().map(|&(at, _)| at)

@@ -110,6 +110,12 @@ impl Knowledge {
         &self.claims.first().expect("there is always a claim").seen
     }
 
+    /// Up to which of its writes everything of `life` was seen.
+    pub(crate) fn seen_of(&self, life: NodeTag) -> u64 {
+        let upto = || self.first().iter().find(|(known, _)| **known == life).map(|(_, upto)| upto);
+        self.pruned_to(life).or_else(upto).unwrap_or(0)
+    }
+
     /// Whether one context speaks for all keys.
     pub(crate) fn is_whole(&self) -> bool {
         self.claims.len() == 1

@@ -38,6 +38,7 @@ type PackedDot = (u32, u64);
 #[derive(Serialize, Deserialize)]
 enum PackedCell<'a> {
     Nothing,
+    /// One write of a register, made in the life of its dot.
     One(PackedDot, #[serde(borrow)] PackedWritten<'a>),
     Parts(Box<Parts>),
 }
@@ -46,8 +47,6 @@ enum PackedCell<'a> {
 struct PackedWritten<'a> {
     /// How far above the lowest time.
     after: u64,
-    /// Whose time, when it is not the dot's life.
-    node: Option<[u8; 8]>,
     expires: Option<WallTime>,
     #[serde(borrow)]
     value: Raw<'a>,
@@ -68,16 +67,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
     }
 }
 
-fn halves(at: HlcTimestamp) -> (u64, [u8; 8]) {
-    let bytes = at.to_bytes();
-    let half = |from: usize| bytes[from..from + 8].try_into().expect("8 of 16 bytes");
-    (u64::from_be_bytes(half(0)), half(8))
+fn time_of(at: HlcTimestamp) -> u64 {
+    u64::from_be_bytes(at.to_bytes()[..8].try_into().expect("8 of 16 bytes"))
 }
 
-fn timestamp(time: u64, node: [u8; 8]) -> HlcTimestamp {
+fn timestamp(time: u64, node: NodeTag) -> HlcTimestamp {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&time.to_be_bytes());
-    bytes[8..].copy_from_slice(&node);
+    bytes[8..].copy_from_slice(&node.0.to_be_bytes());
     HlcTimestamp::from_bytes(bytes)
 }
 
@@ -109,8 +106,8 @@ fn pack<'a>(entries: &'a Entries, context: Option<&Dots<NodeTag>>) -> Packed<'a>
             cell.dots(&mut |dot| held.push(*dot));
         }
         if let Some((dot, written)) = cell.as_one() {
-            lives.note(dot);
-            time = time.min(halves(written.at).0);
+            lives.note(&dot);
+            time = time.min(time_of(written.at));
         }
     }
     held.sort_unstable();
@@ -125,14 +122,9 @@ fn pack<'a>(entries: &'a Entries, context: Option<&Dots<NodeTag>>) -> Packed<'a>
     let gone = spans.collect();
     let cell = |cell: &'a Cell| match (cell.as_one(), cell.parts()) {
         (Some((dot, written)), _) => {
-            let (at, node) = halves(written.at);
-            let node = Some(node).filter(|&node| node != dot.node.0.to_be_bytes());
-            let value = Raw(&written.value);
-            let after = at - time;
-            PackedCell::One(
-                lives.pack(dot),
-                PackedWritten { after, node, expires: written.expires, value },
-            )
+            let (after, value) = (time_of(written.at) - time, Raw(&written.value));
+            let expires = written.expires;
+            PackedCell::One(lives.pack(&dot), PackedWritten { after, expires, value })
         }
         (None, Some(parts)) => PackedCell::Parts(Box::new(parts.clone())),
         (None, None) => PackedCell::Nothing,
@@ -175,8 +167,7 @@ impl Packed<'_> {
             PackedCell::One(dot, written) => {
                 let dot = self.dot(*dot)?;
                 let time = self.time.checked_add(written.after).ok_or("a time beyond all time")?;
-                let node = written.node.unwrap_or_else(|| dot.node.0.to_be_bytes());
-                let at = timestamp(time, node);
+                let at = timestamp(time, dot.node);
                 let value = bytes::Bytes::copy_from_slice(written.value.0);
                 Cell::one(dot, Written { at, expires: written.expires, value })
             }

@@ -332,7 +332,7 @@ impl ReplicaSet {
     /// What is kept under `key` now. Local, takes no lock.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Cell> {
-        self.inner.view.get(key, self.inner.clock.wall())
+        self.inner.view.get(key, || self.inner.clock.wall())
     }
 
     /// Up to `limit` entries whose keys begin with `prefix`, in key order, after the key `after`.
@@ -583,7 +583,7 @@ impl ReplicaSet {
     #[must_use]
     pub fn seen(&self, life: NodeTag) -> u64 {
         let sync = self.inner.sync.lock();
-        sync.store().context().iter().find(|(tag, _)| **tag == life).map_or(0, |(_, upto)| upto)
+        sync.store().known().seen_of(life)
     }
 
     /// How many changes readers here were shown so far, wherever they were made.

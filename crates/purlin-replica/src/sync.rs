@@ -454,7 +454,10 @@ impl Sync {
         }
         let Some(update) = change(&mut self.store)? else { return Ok(false) };
         self.persist(out, || Record::Update(update.clone()));
-        self.note_expiry(slot);
+        let ends = |cell: &Cell| cell.register().is_some_and(|written| written.expires.is_some());
+        if !self.expiries.is_empty() || update.store().iter().any(|(_, cell)| ends(cell)) {
+            self.note_expiry(slot);
+        }
         self.enqueue(update, None);
         self.flush(now, out);
         Ok(true)
