@@ -315,6 +315,9 @@ pub struct Swim {
     config: Config,
     me: Me,
     members: BTreeMap<NodeName, Member>,
+    /// Those of them that are suspected or down, who alone have a date of their own: asked for
+    /// after every packet, which must not cost a look at all members.
+    unsettled: BTreeSet<NodeName>,
     /// Control channels that stand to nodes of which nothing is known yet: their packets are a
     /// moment behind. At most `members_max`; one that does not fit is a slower verdict, not a wrong
     /// one.
@@ -373,6 +376,7 @@ impl Swim {
                 state: MeState::Here,
             },
             members: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             met_strangers: BTreeMap::new(),
             tombstones: Tombstones::default(),
             rumours: Rumours::default(),
@@ -551,10 +555,20 @@ impl Swim {
             State::Down => now - m.since >= down,
             State::Left => now - m.since >= left,
         };
+        debug_assert!(
+            self.members
+                .iter()
+                .filter(|(_, m)| matches!(m.state, State::Suspect | State::Down))
+                .map(|(name, _)| name)
+                .eq(&self.unsettled),
+            "{:?} are unsettled",
+            self.unsettled
+        );
         let names: Vec<_> =
             self.members.values().filter(|m| expired(m)).map(|m| m.id.name.clone()).collect();
         for name in names {
             if let Some(member) = self.members.remove(&name) {
+                self.unsettled.remove(&name);
                 out.push(Output::Forget { node: member.id.clone() });
                 self.rumours.forget(&name);
                 self.tombstones.bar(name, member.standing());
@@ -590,7 +604,7 @@ impl Swim {
             at(self.due.pull_from.as_ref().map(|_| self.due.pull_free));
             at(self.probes.values().map(|probe| probe.next_at).min());
             at(self.relays.values().map(Relay::due).min());
-            for member in self.members.values() {
+            for member in self.unsettled.iter().filter_map(|name| self.members.get(name)) {
                 match member.state {
                     State::Suspect => at(self.judgement_at(&member.id.name)),
                     State::Down => at(member

@@ -177,6 +177,7 @@ impl Swim {
             // Never seen alive by us, so there is no event; but it will be knocked at.
             if let Some(member) = self.members.get_mut(name) {
                 member.state = State::Down;
+                self.unsettled.insert(name.clone());
                 member.why = why.or(Some(Why::Silent));
                 member.recontact = Some(Recontact {
                     at: now + self.config.settings().recontact_min,
@@ -206,6 +207,7 @@ impl Swim {
 
     fn supersede(&mut self, name: &NodeName, out: &mut Vec<Output>) {
         let Some(old) = self.members.remove(name) else { return };
+        self.unsettled.remove(name);
         self.probes.remove(name);
         self.rumours.forget(name);
         if old.is_contactable() {
@@ -293,6 +295,10 @@ impl Swim {
             by.iter().take(super::suspicion::ACCUSERS_MAX).cloned().collect();
         member.refutation = standing.refutation;
         member.state = standing.state;
+        match standing.state {
+            State::Suspect | State::Down => self.unsettled.insert(name.clone()),
+            State::Alive | State::Left => self.unsettled.remove(name),
+        };
         member.suspicion = None;
         member.recontact = None;
         member.why = None;
