@@ -190,7 +190,12 @@ async fn eval(client: &Client, name: &str, asker: &AskerRequest, output: &mut Ou
 }
 
 async fn audit(client: &Client, name: &str, output: &mut Output) -> Done {
-    let changes = get(client, name).await?.audit.unwrap_or_default();
+    let report = get(client, name).await?;
+    let Some(changes) = report.audit else {
+        // Told apart from a flag nobody changed: the node keeps it from whoever brings no token.
+        let why = report.audit_note.unwrap_or_else(|| "the node does not show it".to_owned());
+        return Err(Failure::NotDone(why));
+    };
     if output.is_json() {
         return output.json(&changes);
     }

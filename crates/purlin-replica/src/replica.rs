@@ -41,7 +41,7 @@ use crate::{
 /// How many changes a slow watcher may fall behind before it hears how many it missed.
 const CHANGES_MAX: usize = 4_096;
 
-/// The set of named counters, sets, maps and registers, on the wire.
+/// The set of all named state that is kept, on the wire.
 pub const CRDT: ServiceId = ServiceId(8);
 /// The set of ephemeral values, on the wire.
 pub const EPHEMERAL: ServiceId = ServiceId(9);

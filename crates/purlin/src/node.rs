@@ -202,9 +202,21 @@ impl Node {
         &self.inner.parts.dist
     }
 
-    /// Level 4: named counters, sets, maps and registers that every side of a cut may write.
-    /// Guarantee: strong eventual consistency, nothing lost that nobody removed knowingly;
-    /// kept across a restart when there is a data dir.
+    /// Level 4: named state that every side of a cut may write. Guarantee: strong eventual
+    /// consistency, nothing lost that nobody removed knowingly; kept across a restart when there is
+    /// a data dir.
+    ///
+    /// A name holds one kind, and the method that writes it first says which:
+    ///
+    /// | | methods of [`ReplicaSet`] |
+    /// |---|---|
+    /// | counters | [`add`](ReplicaSet::add), [`grow`](ReplicaSet::grow), [`add_resettable`](ReplicaSet::add_resettable) and [`reset`](ReplicaSet::reset) |
+    /// | sets | [`set`](ReplicaSet::set), [`grow_set`](ReplicaSet::grow_set), [`remove_wins_set`](ReplicaSet::remove_wins_set) |
+    /// | maps | [`map`](ReplicaSet::map); maps in maps: [`put_at`](ReplicaSet::put_at) |
+    /// | registers | [`put`](ReplicaSet::put); every concurrent value: [`set_value`](ReplicaSet::set_value) |
+    /// | switches | [`switch`](ReplicaSet::switch) |
+    /// | text | [`insert_text`](ReplicaSet::insert_text), [`replace_text`](ReplicaSet::replace_text) |
+    /// | all | [`get`](ReplicaSet::get), [`remove`](ReplicaSet::remove), [`watch`](ReplicaSet::watch): changes in order, each with what was before and where it came from |
     #[must_use]
     pub fn crdt(&self) -> &ReplicaSet {
         &self.inner.parts.state.crdt

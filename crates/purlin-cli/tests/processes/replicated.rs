@@ -126,6 +126,11 @@ fn a_flag_goes_from_staff_to_a_share_to_everybody_and_its_history_says_who_and_w
     wait_until("the history has arrived", PATIENCE, || {
         (ask(&cluster, 2, &["flag", "audit", "shop/cart"]).1.lines().count() == 6).then_some(())
     });
+    // Without the token, which the state directory keeps, nobody is told who it was.
+    let url = cluster.url(2);
+    let mut stranger = cluster.scene.purlin(&["--node", &url, "flag", "audit", "shop/cart"]);
+    let (code, _, err) = told(&stranger.env("XDG_STATE_HOME", "/nowhere").output().unwrap());
+    assert_eq!((code, err.contains("needs the token")), (Some(1), true), "{err}");
     let audit = done(&cluster, 2, &["flag", "audit", "shop/cart", "--output", "json"]);
     let audit: Value = serde_json::from_str(&audit).unwrap();
     let said: Vec<(&str, &str)> = audit
