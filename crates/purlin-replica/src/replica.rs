@@ -214,6 +214,11 @@ pub struct SetStatus {
 /// that nobody overwrote or removed knowingly is there. Restarted: a replica takes over what
 /// it lacks from its neighbours in bounded pieces. A set in memory is gone when all nodes stop at
 /// once; one with a directory comes back with everything that [`ReplicaSet::persisted`] waited for.
+///
+/// One thing is weaker than that: when a node dies before its disk has a write, and others have the
+/// write only from a comparison with it that its death cut short, then they have what was written
+/// and may lack what it replaced. That can come back *beside* the newer write, as if both had been
+/// made at once; it never takes its place.
 #[derive(Clone)]
 pub struct ReplicaSet {
     inner: Arc<Inner>,

@@ -92,6 +92,8 @@ pub struct Chaos {
     /// The furthest each clock ever was ahead. A host that comes back without its disk knows its
     /// last incarnation by the clock alone, so that clock must not be behind where it was.
     ahead: BTreeMap<String, i64>,
+    /// Hosts that lost their disks and have not come back yet.
+    diskless: BTreeSet<String>,
     happened: BTreeSet<Fault>,
 }
 
@@ -104,6 +106,7 @@ impl Chaos {
             names: world.running(),
             faults: Fault::ALL.to_vec(),
             ahead: BTreeMap::new(),
+            diskless: BTreeSet::new(),
             happened: BTreeSet::new(),
         }
     }
@@ -186,6 +189,7 @@ impl Chaos {
         world.disk(&name).limit(u64::MAX);
         world.disk(&name).fail_syncs(0);
         world.restart(&name)?;
+        self.diskless.remove(&name);
         Ok(Struck::Restarted(name))
     }
 
@@ -232,6 +236,7 @@ impl Chaos {
                 let off = i64::try_from(self.rng.below(6_001)).expect("small") - 3_000;
                 let ahead = self.ahead.entry(a.clone()).or_default();
                 *ahead = off.max(*ahead);
+                let off = if self.diskless.contains(&a) { *ahead } else { off };
                 world.jump_clock(&a, off);
             }
             Fault::Crash if world.is_running(&a) => {
@@ -245,6 +250,7 @@ impl Chaos {
             Fault::DiskLoss => {
                 let ahead = self.ahead.get(&a).copied().unwrap_or_default();
                 world.lose_disk(&a).jump_clock(&a, ahead);
+                self.diskless.insert(a.clone());
                 return Struck::LostDisk(a);
             }
             Fault::Crash | Fault::PowerLoss => {}

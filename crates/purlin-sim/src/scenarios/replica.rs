@@ -498,6 +498,15 @@ impl Book {
             let is_there = line.did.wrote
                 && (shown.contains(&op) || shown.iter().any(|later| self.ended_by(op, *later)));
             self.lines[op].did.may_be_missing = !is_there;
+            // Whoever shows it may have it from a comparison that its author's death cut short:
+            // then they do not know what it ended, and that may come back beside it.
+            let line = &mut self.lines[op];
+            if is_there && !line.did.seen.is_empty() {
+                let seen = std::mem::take(&mut line.did.seen);
+                let did = Did { wrote: false, seen, may_be_missing: true, ..line.did.clone() };
+                let (host, life) = (line.host.clone(), line.life);
+                self.lines.push(Line { did, host, life, adds: 0, at: None });
+            }
         }
     }
 
