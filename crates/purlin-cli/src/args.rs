@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::names::{GroupsCommand, RegistryCommand};
+pub(crate) use self::names::{GroupsCommand, PresenceCommand, RegistryCommand};
 pub(crate) use self::state::{
     CacheCommand, CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand,
     SetCommand, Signature, StateCommand, SwitchCommand, TextCommand,
@@ -185,6 +185,9 @@ Payloads go to standard output, one a line; notes about gaps go to standard erro
     /// See who is in which group of processes
     #[command(subcommand)]
     Groups(GroupsCommand),
+    /// See who is present where, and be present
+    #[command(subcommand)]
+    Presence(PresenceCommand),
     /// Keep values that may be forgotten at any time, and see what caches hold
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -18,6 +18,7 @@ mod names;
 mod node;
 mod output;
 mod ping;
+mod presence;
 mod publish;
 mod replicated;
 mod sse;
@@ -109,6 +110,9 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         }
         Command::Groups(command) => {
             on_runtime(names::groups(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Presence(command) => {
+            on_runtime(presence::presence(&Client::new(&cli.global)?, command, output))
         }
         Command::Flag(command) => {
             on_runtime(flag::flag(&Client::new(&cli.global)?, command, output))

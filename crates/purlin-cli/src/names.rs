@@ -50,7 +50,7 @@ pub(crate) async fn registry(
         RegistryCommand::Watch { prefix, scope, count } => {
             let (prefix, scope) = (segment(prefix), segment(&scope.scope));
             let path = format!("/v1/registry-watch?prefix={prefix}&scope={scope}");
-            watch(client, &path, *count, output).await
+            watch(client, &path, *count, output, print).await
         }
     }
 }
@@ -100,7 +100,7 @@ pub(crate) async fn groups(client: &Client, command: &GroupsCommand, output: &mu
         GroupsCommand::Watch { prefix, scope, count } => {
             let (prefix, scope) = (segment(prefix), segment(&scope.scope));
             let path = format!("/v1/groups-watch?prefix={prefix}&scope={scope}");
-            watch(client, &path, *count, output).await
+            watch(client, &path, *count, output, print).await
         }
     }
 }
@@ -147,14 +147,20 @@ async fn members(client: &Client, path: &str, output: &mut Output) -> Done {
 }
 
 /// Metadata as `  key=value key=value`; nothing for none.
-fn words(metadata: &BTreeMap<String, String>) -> String {
+pub(crate) fn words(metadata: &BTreeMap<String, String>) -> String {
     let words = metadata.iter().map(|(key, value)| format!(" {key}={value}"));
     let words: String = words.collect();
     if words.is_empty() { words } else { format!(" {words}") }
 }
 
 /// Prints changes until there were `count`; goes on where it was when a connection breaks.
-async fn watch(client: &Client, path: &str, count: Option<u64>, output: &mut Output) -> Done {
+pub(crate) async fn watch(
+    client: &Client,
+    path: &str,
+    count: Option<u64>,
+    output: &mut Output,
+    print: fn(&Event, &mut Output) -> Result<bool, Failure>,
+) -> Done {
     let (mut left, mut misses) = (count, 0);
     let mut last: Option<(String, String)> = None;
     while left != Some(0) {
@@ -191,8 +197,13 @@ async fn watch(client: &Client, path: &str, count: Option<u64>, output: &mut Out
                 if let Some(id) = &event.id {
                     last = Some((endpoint.url.clone(), id.clone()));
                 }
-                if left != Some(0) && print(&event, output)? {
-                    left = left.map(|left| left - 1);
+                match event.kind.as_str() {
+                    "change" if left != Some(0) && print(&event, output)? => {
+                        left = left.map(|left| left - 1);
+                    }
+                    "gap" => output
+                        .note(&format!("changes are missing here, list again: {}", event.data)),
+                    _ => {}
                 }
             }
             output.flush()?;
@@ -206,14 +217,6 @@ async fn watch(client: &Client, path: &str, count: Option<u64>, output: &mut Out
 
 /// Prints a change; says whether it was one.
 fn print(event: &Event, output: &mut Output) -> Result<bool, Failure> {
-    match event.kind.as_str() {
-        "change" => {}
-        "gap" => {
-            output.note(&format!("changes are missing here, list again: {}", event.data));
-            return Ok(false);
-        }
-        _ => return Ok(false),
-    }
     if output.is_json() {
         output.line(&event.data)?;
         return Ok(true);

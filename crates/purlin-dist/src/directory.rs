@@ -61,6 +61,8 @@ pub enum Why {
     Updated,
     /// It was unregistered, left or untracked on purpose.
     Unregistered,
+    /// Its lease was not renewed.
+    Expired,
     /// Its process ended as planned.
     Normal,
     /// Its process failed, in its own words.
@@ -91,6 +93,7 @@ impl Why {
             Self::Registered => "registered",
             Self::Updated => "updated",
             Self::Unregistered => "unregistered",
+            Self::Expired => "expired",
             Self::Normal => "normal",
             Self::Crashed(_) => "crashed",
             Self::Conflict => "conflict",
@@ -112,6 +115,7 @@ impl From<End> for Why {
             End::Normal => Self::Normal,
             End::Crashed(text) => Self::Crashed(text),
             End::Conflict => Self::Conflict,
+            End::Expired => Self::Expired,
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     groups::Groups,
     history::History,
     index::Index,
+    presence::Presence,
     registry::{NameLost, OnConflict, Registry},
     row::{self, End, Entry, RowKey, Space, Word},
 };
@@ -132,6 +133,7 @@ pub struct Dist {
     pub(crate) inner: Arc<Inner>,
     registry: Registry,
     groups: Groups,
+    presence: Presence,
 }
 
 impl fmt::Debug for Dist {
@@ -195,7 +197,8 @@ impl Dist {
         tokio::spawn(follow(Arc::downgrade(&inner), told, views, asked));
         let registry = Registry::new(Arc::clone(&inner), DEFAULT_SCOPE);
         let groups = Groups::new(Arc::clone(&inner), DEFAULT_SCOPE);
-        Ok(Self { inner, registry, groups })
+        let presence = Presence::new(Arc::clone(&inner));
+        Ok(Self { inner, registry, groups, presence })
     }
 
     /// Names of processes, in the default scope.
@@ -208,6 +211,12 @@ impl Dist {
     #[must_use]
     pub fn groups(&self) -> &Groups {
         &self.groups
+    }
+
+    /// Who is present where.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// What happened so far.
@@ -307,6 +316,20 @@ struct State {
     next_row: u64,
     /// Ends that the replica set has refused so far.
     owed: BTreeMap<u64, End>,
+    leases: BTreeMap<u64, Lease>,
+    /// Who holds which row by a lease.
+    sessions: BTreeMap<Session, u64>,
+    /// When leases end, first to last.
+    ends: BTreeSet<(Instant, u64)>,
+}
+
+/// Topic, key and session.
+type Session = (Arc<str>, Arc<str>, Arc<str>);
+
+/// What keeps a row that no process does.
+struct Lease {
+    session: Session,
+    until: Instant,
 }
 
 /// A process with rows, which end with it.
@@ -332,6 +355,9 @@ impl State {
             on_conflict: BTreeMap::new(),
             next_row: 1,
             owed: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            ends: BTreeSet::new(),
         }
     }
 }
@@ -377,6 +403,75 @@ impl Inner {
             }
             return added;
         }
+    }
+
+    /// Writes a row that no process ends.
+    pub(crate) fn add_free(&self, draft: &Draft<'_>) -> Result<Arc<Entry>, DistError> {
+        self.check(draft)?;
+        self.write_new(&mut self.state.lock(), draft, None)
+    }
+
+    /// Writes or renews a row that ends by itself after `lease`.
+    pub(crate) fn lease(
+        &self,
+        draft: &Draft<'_>,
+        session: &str,
+        lease: Duration,
+    ) -> Result<Arc<Entry>, DistError> {
+        self.check(draft)?;
+        check_session(session)?;
+        let session = (Arc::clone(draft.scope), Arc::from(draft.key), Arc::from(session));
+        let until = self.clock.now() + lease;
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let entry = match state.sessions.get(&session).copied() {
+            None => self.write_new(state, draft, None)?,
+            Some(number) => {
+                let at = RowKey { owner: self.me.clone(), number };
+                let entry = Arc::clone(state.directory.row(&at).expect("leased rows exist"));
+                if entry.metadata == draft.metadata {
+                    entry
+                } else {
+                    self.rewrite(state, number, draft.metadata.clone())?
+                }
+            }
+        };
+        let number = entry.at.number;
+        state.sessions.insert(session.clone(), number);
+        if let Some(before) = state.leases.insert(number, Lease { session, until }) {
+            state.ends.remove(&(before.until, number));
+        }
+        state.ends.insert((until, number));
+        if state.ends.first() == Some(&(until, number)) {
+            self.wake.notify_one();
+        }
+        Ok(entry)
+    }
+
+    /// Ends what a session holds; whether there was anything.
+    pub(crate) fn release(&self, topic: &str, key: &str, session: &str) -> bool {
+        let session: Session = (topic.into(), key.into(), session.into());
+        let mut state = self.state.lock();
+        let number = state.sessions.get(&session).copied();
+        if let Some(number) = number {
+            self.end(&mut state, number, End::Asked);
+        }
+        number.is_some()
+    }
+
+    /// Gives the row `number` of this node new metadata.
+    pub(crate) fn update_row(
+        &self,
+        number: u64,
+        metadata: Metadata,
+    ) -> Result<Arc<Entry>, DistError> {
+        self.check_metadata(&metadata)?;
+        self.rewrite(&mut self.state.lock(), number, metadata)
+    }
+
+    /// Ends the row `number` of this node.
+    pub(crate) fn end_row(&self, number: u64, end: End) {
+        self.end(&mut self.state.lock(), number, end);
     }
 
     /// Checks what a user said.
@@ -517,6 +612,10 @@ impl Inner {
         let at = RowKey { owner: self.me.clone(), number };
         let Some(entry) = state.directory.row(&at).cloned() else { return };
         state.on_conflict.remove(&number);
+        if let Some(lease) = state.leases.remove(&number) {
+            state.sessions.remove(&lease.session);
+            state.ends.remove(&(lease.until, number));
+        }
         if let Some(process) = entry.process
             && let Some(bound) = state.bound.get_mut(&process)
         {
@@ -701,6 +800,12 @@ impl Inner {
     fn woke(&self) {
         let mut state = self.state.lock();
         self.step(&mut state, Input::Woke);
+        let now = self.clock.now();
+        while let Some(&(until, number)) = state.ends.first()
+            && until <= now
+        {
+            self.end(&mut state, number, End::Expired);
+        }
         let owed = std::mem::take(&mut state.owed);
         for (number, end) in owed {
             self.tell_end(&mut state, number, end);
@@ -716,7 +821,9 @@ impl Inner {
             pause = RETRY_EVERY;
         }
         let due = |at: Instant| at.saturating_since(now).max(Duration::from_millis(1));
-        state.directory.wake_at().map_or(pause, |at| pause.min(due(at)))
+        let lease = state.ends.first().map(|&(until, _)| until);
+        let wake = [state.directory.wake_at(), lease].into_iter().flatten().min();
+        wake.map_or(pause, |at| pause.min(due(at)))
     }
 
     /// How many visible entries of a kind each node has.
@@ -725,6 +832,11 @@ impl Inner {
         let counts = state.directory.counts(space).map(|(node, count)| (node.clone(), count));
         counts.collect()
     }
+}
+
+/// A session may have no name: then it is the only one.
+fn check_session(session: &str) -> Result<(), DistError> {
+    if session.is_empty() { Ok(()) } else { check_scope("session", session) }
 }
 
 fn count(counter: &AtomicU64) {

@@ -27,6 +27,8 @@ pub(crate) struct Shelf {
     entries: SkipMap<Box<[u8]>, Arc<Entry>>,
     /// How many entries each such key has.
     keys: SkipMap<Arc<str>, Arc<AtomicUsize>>,
+    /// How many entries there are of all such keys.
+    entry_count: AtomicUsize,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -122,6 +124,11 @@ impl Shelf {
         self.keys.get(key).map_or(0, |count| count.value().load(Ordering::Relaxed))
     }
 
+    /// How many entries all keys have that may have several.
+    pub(crate) fn entry_count(&self) -> usize {
+        self.entry_count.load(Ordering::Relaxed)
+    }
+
     /// Up to `limit` keys that begin with `prefix`, after `after`, with how many entries each has.
     pub(crate) fn keys(
         &self,
@@ -153,12 +160,14 @@ impl Shelf {
             (before, Some(now)) => {
                 drop(self.entries.insert(place(&now.key, &now.at), Arc::clone(now)));
                 if before.is_none() {
+                    self.entry_count.fetch_add(1, Ordering::Relaxed);
                     let count = self.keys.get_or_insert_with(Arc::clone(&now.key), Arc::default);
                     count.value().fetch_add(1, Ordering::Relaxed);
                 }
             }
             (Some(before), None) => {
                 drop(self.entries.remove(&*place(&before.key, &before.at)));
+                self.entry_count.fetch_sub(1, Ordering::Relaxed);
                 let count = self.keys.get(&*before.key);
                 // Only one task at a time changes the counts: nobody joins in between.
                 if let Some(count) = count

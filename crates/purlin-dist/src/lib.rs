@@ -1,4 +1,4 @@
-//! Names and groups of processes that every node knows, and that end with their owners.
+//! Names, groups and presences that every node knows, and that end with their owners.
 //!
 //! In most registries of this kind a writer cannot read its own registration, a node that was
 //! merely slow loses its names, and two sides that heal kill each other's holders. Here rows
@@ -11,23 +11,28 @@
 //! - `index`, [`history`]: what readers and watchers see
 //! - [`dist`]: [`Dist`], the shell: replica set, members, processes; `confirm`: waiting for others
 //! - [`registry`]: [`Registry`], names; [`groups`]: [`Groups`]; [`error`]: why something was refused
+//! - [`presence`]: [`Presence`]; [`diffs`]: who came and went, without the flicker of a drain; pure
 
 mod confirm;
+pub mod diffs;
 pub mod directory;
 pub mod dist;
 pub mod error;
 pub mod groups;
 pub mod history;
 mod index;
+pub mod presence;
 pub mod registry;
 pub mod row;
 
 pub use confirm::SyncTo;
+pub use diffs::Diff;
 pub use directory::{Change, Why};
 pub use dist::{Dist, DistConfig, DistStats, Ground, Lost, Merge, ROWS};
 pub use error::{DistError, SyncError};
 pub use groups::{Groups, Published};
 pub use history::{Event, Missed, Watch};
+pub use presence::{CALM_FOR, Handling, Presence, Tracked};
 pub use registry::{
     AnotherKind, Cursor, CursorError, NameLost, OnConflict, ProcessOf, RegisterOptions, Registry,
 };

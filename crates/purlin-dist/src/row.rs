@@ -47,6 +47,8 @@ pub enum End {
     /// The name went to a process that registered later, see
     /// [`directory`](crate::directory#conflicts).
     Conflict,
+    /// Its lease was not renewed.
+    Expired,
 }
 
 impl End {

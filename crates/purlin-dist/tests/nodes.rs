@@ -603,3 +603,82 @@ async fn a_group_is_seen_called_and_told_as_one_from_every_node() {
     }
     assert!(whys.is_superset(&["crashed", "registered", "unregistered"].into()), "{whys:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_two_devices_is_present_until_the_last_is_gone_whichever_way_it_goes() {
+    let mut nodes = cluster_of(3).await;
+    let presence = nodes[0].dist.presence().clone();
+    let device = |name: &str| Metadata::from_iter([("device", name)]);
+    let socket = nodes[1].cart(0).await;
+    nodes[1].dist.presence().track("room", "ada", &socket, device("phone")).unwrap();
+    let held = nodes[2].dist.presence().track_while_held("room", "ada", device("desk")).unwrap();
+    let lease = Duration::from_millis(400);
+    presence.lease("room", "bob", "tab", device("web"), lease).unwrap();
+    assert_eq!(presence.get("room", "bob").len(), 1, "a writer reads what it wrote");
+    until("all three are seen", || presence.count("room") == 3).await;
+    assert_eq!(presence.get("room", "ada").len(), 2);
+    let keys: Vec<_> = presence.list("room", None, 9).iter().map(|it| it.key.clone()).collect();
+    assert_eq!(keys.iter().map(|key| &**key).collect::<Vec<_>>(), ["ada", "ada", "bob"]);
+    assert_eq!(presence.topics("r", None, 9), [("room".into(), 3)]);
+    let mut watch = presence.watch("room", presence.revision());
+    held.update(device("sofa")).unwrap();
+    assert_eq!(next(&mut watch).await, "ada n3>n3 updated");
+    // A lease that is renewed goes on, one that is not ends by itself.
+    for _ in 0..4 {
+        presence.lease("room", "bob", "tab", device("web"), lease).unwrap();
+        tokio::time::sleep(lease / 4).await;
+    }
+    assert_eq!(presence.get("room", "bob").len(), 1);
+    assert_eq!(next(&mut watch).await, "bob n1>- expired");
+    assert!(!presence.release("room", "bob", "tab"));
+    drop(held);
+    assert_eq!(next(&mut watch).await, "ada n3>- unregistered");
+    // The node of the last one is killed.
+    nodes.remove(1).kill().await;
+    assert_eq!(next(&mut watch).await, "ada n2>- node_down");
+    assert_eq!((presence.count("room"), presence.topics("", None, 9).len()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_no_flicker_and_a_handler_that_panics_is_called_again() {
+    let mut nodes = cluster_of(2).await;
+    let there = nodes[1].dist.presence().clone();
+    let (ada, bob) = (
+        there.track_while_held("room", "ada", none()).unwrap(),
+        there.track_while_held("room", "bob", none()).unwrap(),
+    );
+    let presence = nodes[0].dist.presence().clone();
+    until("both are seen", || presence.count("room") == 2).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let handling = presence.on_diff("room", Duration::from_secs(1), move |diff| {
+        let tell = tell.clone();
+        async move {
+            let names = |entries: Vec<&Arc<Entry>>| {
+                entries.iter().map(|entry| entry.key.to_string()).collect::<Vec<_>>().join(" ")
+            };
+            let said = format!(
+                "+{} ~{} -{}",
+                names(diff.joins.iter().collect()),
+                names(diff.updates.iter().map(|(_, now)| now).collect()),
+                names(diff.leaves.iter().map(|(left, _)| left).collect()),
+            );
+            tell.send(said.clone()).unwrap();
+            assert!(!said.starts_with("+eve"), "a handler may fail");
+        }
+    });
+    // The other node is drained; ada connects here at once, bob does not.
+    nodes[1].cluster.drain(Duration::from_secs(5)).await;
+    until("its presences are gone", || presence.count("room") == 0).await;
+    let back = presence.track_while_held("room", "ada", none()).unwrap();
+    let mut next = async || tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+    assert_eq!(next().await, "+ ~ada -");
+    assert_eq!(next().await, "+ ~ -bob");
+    let eve = presence.track_while_held("room", "eve", none()).unwrap();
+    assert_eq!(next().await, "+eve ~ -");
+    drop(eve);
+    assert_eq!(next().await, "+ ~ -eve");
+    drop(handling);
+    drop(back);
+    drop((ada, bob));
+    nodes.pop().unwrap().kill().await;
+}

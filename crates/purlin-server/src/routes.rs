@@ -12,6 +12,7 @@ mod flags;
 mod inspect;
 mod names;
 mod operate;
+mod presence;
 mod state;
 mod topics;
 mod watch;
@@ -153,6 +154,15 @@ const TABLE: &[Route] = &[
     route("/v1/groups", Access::Read, || get(names::groups)),
     route("/v1/groups-watch", Access::Read, || get(names::watch_groups)),
     wide("/v1/groups/{group}", "/v1/groups/{*rest}", Access::Read, || get(names::members)),
+    route("/v1/presence", Access::Read, || get(presence::topics)),
+    route("/v1/presence-watch", Access::Read, || get(presence::watch)),
+    route("/v1/presence/{topic}", Access::Read, || get(presence::list)),
+    wide("/v1/presence/{topic}/{key}", "/v1/presence/{topic}/{*rest}", Access::Read, || {
+        get(presence::get)
+    }),
+    wide("/v1/presence/{topic}/{key}", "/v1/presence/{topic}/{*rest}", Access::Write, || {
+        put(presence::put).delete(presence::remove)
+    }),
     route("/v1/processes", Access::Read, || get(inspect::processes)),
     route("/v1/config", Access::Read, || get(inspect::config)),
     route("/v1/health/live", Access::Open, || get(operate::live)),
@@ -233,6 +243,8 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         caches::get, caches::put, caches::change, caches::remove,
         names::registry, names::name, names::watch_registry,
         names::groups, names::members, names::watch_groups,
+        presence::topics, presence::list, presence::get, presence::put, presence::remove,
+        presence::watch,
         inspect::processes, inspect::config,
         operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
     ),

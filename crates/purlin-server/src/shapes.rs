@@ -15,7 +15,8 @@ pub use flags::{
     FlagsReport, KillRequest, RolloutDefinition, RuleDefinition,
 };
 pub use names::{
-    GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange, ReadyReport,
+    GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange, PresenceChange,
+    PresenceEntry, PresenceReport, PresenceTopic, PresenceTracked, PresencesReport, ReadyReport,
     RegistryEntry, RegistryReport,
 };
 pub use state::{

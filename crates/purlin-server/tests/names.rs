@@ -152,3 +152,67 @@ async fn what_a_listing_cannot_use_is_refused_by_name() {
     assert_eq!((&nobody["count"], &nobody["members"]), (&json!(0), &json!([])));
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn presence_is_said_on_one_node_listed_on_another_and_streamed_with_reasons() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let put = async |at: usize, path: &str, body: &'static str| {
+        let url = format!("{}{path}", world.url(at));
+        let response = world.http.put(url).body(body).send().await.unwrap();
+        (response.status(), response.json::<Value>().await.unwrap())
+    };
+    let mut watch = world.open(1, "/v1/presence-watch?topic=room%2F7").await;
+    assert_eq!(watch.next().await.unwrap().name, "ready");
+    let ada = "/v1/presence/room%2F7/ada?session=phone&ttl_ms=60000";
+    let (status, tracked) = put(0, ada, "{\"device\": \"phone\"}").await;
+    assert_eq!(status, StatusCode::OK, "{tracked}");
+    assert_eq!(
+        (&tracked["entry"]["node"], &tracked["expires_in_ms"]),
+        (&json!("n1"), &json!(60_000))
+    );
+    let joined = watch.next().await.unwrap();
+    assert_eq!((&joined.data["key"], &joined.data["why"]), (&json!("ada"), &json!("registered")));
+    assert_eq!(joined.data["now"]["metadata"], json!({"device": "phone"}));
+    // Another tab, and somebody who does not renew.
+    put(1, "/v1/presence/room%2F7/ada?session=tab&ttl_ms=60000", "").await;
+    put(1, "/v1/presence/room%2F7/bob/x?ttl_ms=100", "").await;
+    assert_eq!(watch.next().await.unwrap().data["key"], "ada");
+    assert_eq!(watch.next().await.unwrap().data["key"], "bob/x");
+    let expired = watch.next().await.unwrap();
+    assert_eq!((&expired.data["key"], &expired.data["why"]), (&json!("bob/x"), &json!("expired")));
+    let url = |path: &str| format!("{}{path}", world.url(1));
+    let list = world.get(&url("/v1/presence/room%2F7")).await;
+    assert_eq!((&list["count"], list["entries"].as_array().unwrap().len()), (&json!(2), 2));
+    let one = world.get(&url("/v1/presence/room%2F7/ada")).await;
+    assert_eq!(one["entries"].as_array().unwrap().len(), 2);
+    let topics = world.get(&url("/v1/presence?prefix=room")).await;
+    assert_eq!(topics["topics"], json!([{"topic": "room/7", "count": 2}]));
+    // A page at a time.
+    let page = world.get(&url("/v1/presence/room%2F7?limit=1")).await;
+    let next = page["next"].as_str().unwrap();
+    let page = world.get(&url(&format!("/v1/presence/room%2F7?limit=1&after={next}"))).await;
+    assert_eq!((page["entries"].as_array().unwrap().len(), &page["next"]), (1, &json!(null)));
+    // Only the node that keeps it ends it.
+    let end = "/v1/presence/room%2F7/ada?session=phone";
+    for (at, removed) in [(1, false), (0, true), (0, false)] {
+        let gone = world.http.delete(format!("{}{end}", world.url(at))).send().await.unwrap();
+        assert_eq!(gone.json::<Value>().await.unwrap(), json!({"removed": removed}), "{at}");
+    }
+    assert_eq!(watch.next().await.unwrap().data["why"], "unregistered");
+    // What cannot be is refused.
+    for (path, body, field) in [
+        ("/v1/presence/room/ada?ttl_ms=99", "", "ttl_ms"),
+        ("/v1/presence/room/ada", "[1]", "body"),
+        ("/v1/presence/room/ada", "{\"a\": 1}", "body"),
+    ] {
+        let (status, problem) = put(0, path, body).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {problem}");
+        assert_eq!(problem["field"], field);
+    }
+    let long = format!("/v1/presence/room/{}", "k".repeat(1_025));
+    assert_eq!(put(0, &long, "").await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    let (status, problem) = problem(&world, "/v1/presence-watch").await;
+    assert_eq!((status, &problem["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("topic")));
+    world.stop().await;
+}

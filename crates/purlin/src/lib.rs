@@ -23,7 +23,7 @@
 //! | 1 | [`Node::remote`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::rpc`] | at most once; done, not done or unknown |
 //! | 1 | [`Node::pubsub`], also on [`LocalNode`] | at most once, ordered per publisher while connected |
-//! | 2 | [`Node::registry`], [`Node::groups`] | eventual; a writer reads what it wrote |
+//! | 2 | [`Node::registry`], [`Node::groups`], [`Node::presence`] | eventual; a writer reads what it wrote |
 //! | 4 | [`Node::crdt`], [`Node::ephemeral`], [`Node::flags`] | strong eventual consistency; every side stays writable |
 //! | 4 | [`Node::cache`], also on [`LocalNode`] | may forget at any time; how stale it may be is stated by its kind |
 //!

@@ -10,7 +10,7 @@ use std::{
 use purlin_cache::{Cache, CacheConfig, CacheError, Caches};
 use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
 use purlin_core::{Clock, Hlc, Instant, NodeId, watch};
-use purlin_dist::{Dist, Groups, Registry};
+use purlin_dist::{Dist, Groups, Presence, Registry};
 use purlin_net::Transport;
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
@@ -196,7 +196,14 @@ impl Node {
         self.dist().groups()
     }
 
-    /// Level 2: what names and groups stand on, and its counts.
+    /// Level 2: who is present in which topic, known on every node. Guarantee: eventual, a writer
+    /// reads what it wrote; what a dead node held goes with the verdict about it.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        self.dist().presence()
+    }
+
+    /// Level 2: what names, groups and presences stand on, and its counts.
     #[must_use]
     pub fn dist(&self) -> &Dist {
         &self.inner.parts.dist

@@ -1,6 +1,10 @@
 //! Names and groups of processes, on the command line.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
+
+use super::duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct ScopeArgs {
@@ -84,4 +88,59 @@ Examples:
         #[arg(long)]
         count: Option<u64>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PresenceCommand {
+    /// List topics in which somebody is present, or who is present in one
+    #[command(after_help = "\
+Examples:
+  purlin presence ls
+  purlin presence ls --prefix room/
+  purlin presence ls room/7                      who is in it")]
+    Ls {
+        /// The topic whose presences to list
+        topic: Option<String>,
+        /// Only topics that start with this
+        #[arg(long, default_value = "", conflicts_with = "topic")]
+        prefix: String,
+    },
+    /// Be present in a topic until Ctrl-C
+    #[command(after_help = "\
+Examples:
+  purlin presence track room/7 ada
+  purlin presence track room/7 ada --meta device=phone --meta mood=good --session phone
+
+Renews a lease while it runs. If it is killed, the presence ends when the lease is over.")]
+    Track {
+        /// The topic
+        topic: String,
+        /// Who is present
+        key: String,
+        /// Something to say about it, as name=value; may be given several times
+        #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+        meta: Vec<(String, String)>,
+        /// Tells apart several presences of one key
+        #[arg(long, default_value = "")]
+        session: String,
+        /// How long it lasts when this command dies
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+        lease: Duration,
+    },
+    /// Print who comes and goes in a topic, with the reason
+    #[command(
+        after_help = "Examples:\n  purlin presence watch room/7\n  purlin presence watch room/7 --count 1"
+    )]
+    Watch {
+        /// The topic
+        topic: String,
+        /// End after this many changes
+        #[arg(long)]
+        count: Option<u64>,
+    },
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it looks like name=value")?;
+    Ok((name.to_owned(), value.to_owned()))
 }

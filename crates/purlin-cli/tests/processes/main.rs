@@ -7,6 +7,7 @@
 
 mod commands;
 mod failure;
+mod names;
 mod node;
 mod replicated;
 mod support;

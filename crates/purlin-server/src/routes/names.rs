@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, Uri},
     response::Response,
 };
-use purlin::dist::{Cursor, DistError, Groups, Registry, Watch};
+use purlin::dist::{Cursor, DistError, Event, Groups, Missed, Registry, Watch};
 use purlin_core::Incarnation;
 
 use super::{events::place_of, state::rest_of};
@@ -138,7 +138,7 @@ pub(super) async fn watch_registry(
     let registry = names_of(&app, &params)?;
     let prefix = params.get("prefix").unwrap_or_default();
     let watch = |after| registry.watch(prefix, after);
-    follow(&app, &headers, registry.revision(), watch)
+    follow(&app, &headers, registry.revision(), watch, write_name)
 }
 
 /// Groups of processes whose names start with `prefix`, as the answering node knows them.
@@ -223,7 +223,7 @@ pub(super) async fn watch_groups(
     let groups = groups_of(&app, &params)?;
     let prefix = params.get("prefix").unwrap_or_default();
     let watch = |after| groups.watch(prefix, after);
-    follow(&app, &headers, groups.revision(), watch)
+    follow(&app, &headers, groups.revision(), watch, write_name)
 }
 
 fn names_of(app: &App, params: &Params) -> Result<Registry, Problem> {
@@ -245,11 +245,11 @@ fn refused(scope: &str, error: &DistError) -> Problem {
         .ended(error.outcome(), &error.advice())
 }
 
-fn limit(params: &Params) -> Result<usize, Problem> {
+pub(super) fn limit(params: &Params) -> Result<usize, Problem> {
     Ok(params.number("limit", &(1..=PAGE_MAX))?.unwrap_or(PAGE))
 }
 
-fn cursor(after: Option<&str>) -> Result<Option<Cursor>, Problem> {
+pub(super) fn cursor(after: Option<&str>) -> Result<Option<Cursor>, Problem> {
     let parse = |text: &str| {
         text.parse::<Cursor>().map_err(|error| {
             Problem::bad_input("after", text, "the `next` of a page", error.to_string())
@@ -258,11 +258,12 @@ fn cursor(after: Option<&str>) -> Result<Option<Cursor>, Problem> {
     after.map(parse).transpose()
 }
 
-fn follow(
+pub(super) fn follow(
     app: &Arc<App>,
     headers: &HeaderMap,
     revision: u64,
     watch: impl FnOnce(u64) -> Watch,
+    write: Write,
 ) -> Result<Response, Problem> {
     let stream_place = app.stream_place()?;
     let me = app.host.id().incarnation;
@@ -273,8 +274,15 @@ fn follow(
     };
     let watch = watch(after);
     let is_begun = false;
-    let source = Following { watch, me, place, is_begun, _place: stream_place };
+    let source = Following { watch, me, place, is_begun, write, _place: stream_place };
     Ok(sse::respond(source, app.closing.clone()))
+}
+
+/// How an event is told.
+type Write = fn(&mut Frames, &str, &Event);
+
+fn write_name(frames: &mut Frames, id: &str, event: &Event) {
+    frames.json("change", Some(id), &NameChange::from(event));
 }
 
 /// One reader of changes.
@@ -283,6 +291,7 @@ struct Following {
     me: Incarnation,
     place: Place,
     is_begun: bool,
+    write: Write,
     _place: StreamPlace,
 }
 
@@ -298,15 +307,11 @@ impl Following {
         frames.json("ready", Some(&id), &ReadyReport { revision });
     }
 
-    fn write(
-        &self,
-        frames: &mut Frames,
-        next: Result<Arc<purlin::dist::Event>, purlin::dist::Missed>,
-    ) {
+    fn write(&self, frames: &mut Frames, next: Result<Arc<Event>, Missed>) {
         match next {
             Ok(event) => {
                 let id = format!("{}.{}", self.me, event.revision);
-                frames.json("change", Some(&id), &NameChange::from(&*event));
+                (self.write)(frames, &id, &event);
             }
             Err(missed) => {
                 let gone = Some(missed.last - missed.first + 1);

@@ -1,4 +1,4 @@
-//! Names and groups of processes, as clients see them.
+//! Names, groups and presences, as clients see them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -158,6 +158,111 @@ impl From<&Event> for NameChange {
                 purlin::dist::Why::Crashed(text) => Some(text.to_string()),
                 _ => None,
             },
+            before: side(before),
+            now: side(now),
+        }
+    }
+}
+
+/// `GET /v1/presence`: topics in which somebody is present.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresencesReport {
+    /// Topics whose name starts with the prefix, by name.
+    pub topics: Vec<PresenceTopic>,
+    /// What to give as `after` to go on; `null` at the end.
+    pub next: Option<String>,
+}
+
+/// One topic and how many are present in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceTopic {
+    /// Its name.
+    pub topic: String,
+    /// How many presences it has; one key may have several.
+    pub count: u64,
+}
+
+/// `GET /v1/presence/{topic}[/{key}]`: who is present in one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceReport {
+    /// The topic.
+    pub topic: String,
+    /// How many presences it has, in all.
+    pub count: u64,
+    /// Who is present, by key.
+    pub entries: Vec<PresenceEntry>,
+    /// What to give as `after` to go on; `null` at the end.
+    pub next: Option<String>,
+}
+
+/// One presence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceEntry {
+    /// Who is present.
+    pub key: String,
+    /// The node that keeps it.
+    pub node: String,
+    /// The process it goes with; `null` for one kept by a handle or a lease.
+    pub pid: Option<String>,
+    /// What was said about it.
+    pub metadata: BTreeMap<String, String>,
+    /// Since when it is present, by hybrid logical time.
+    pub since: String,
+    /// When it was last changed, by hybrid logical time.
+    pub version: String,
+}
+
+impl From<&Entry> for PresenceEntry {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            key: entry.key.to_string(),
+            node: entry.at.owner.name.to_string(),
+            pid: entry.pid().map(|pid| pid.to_string()),
+            metadata: metadata_of(entry),
+            since: entry.since.to_string(),
+            version: entry.version.to_string(),
+        }
+    }
+}
+
+/// Answer to `PUT /v1/presence/{topic}/{key}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceTracked {
+    /// The presence as it is now.
+    pub entry: PresenceEntry,
+    /// When it ends unless the request is made again before, on the same node.
+    pub expires_in_ms: u64,
+}
+
+/// The data of `change` in `GET /v1/presence-watch`: somebody came, changed or went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceChange {
+    /// Its number on the answering node.
+    pub revision: u64,
+    /// When the answering node saw it, in milliseconds of its wall clock.
+    pub at_ms: u64,
+    /// The topic.
+    pub topic: String,
+    /// Who it is about.
+    pub key: String,
+    /// Why: as for names, and `expired` for a lease that was not renewed.
+    pub why: String,
+    /// The presence before; `null` when it is new.
+    pub before: Option<PresenceEntry>,
+    /// The presence now; `null` when it is over.
+    pub now: Option<PresenceEntry>,
+}
+
+impl From<&Event> for PresenceChange {
+    fn from(event: &Event) -> Self {
+        let Change { before, now, why } = &event.change;
+        let side = |it: &Option<Arc<Entry>>| it.as_deref().map(PresenceEntry::from);
+        Self {
+            revision: event.revision,
+            at_ms: event.at.as_millis(),
+            topic: event.change.entry().scope.to_string(),
+            key: event.change.entry().key.to_string(),
+            why: why.as_str().to_owned(),
             before: side(before),
             now: side(now),
         }
