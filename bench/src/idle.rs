@@ -77,7 +77,7 @@ fn pids(data: &Path) -> Result<Vec<u32>, Failure> {
     }
 }
 
-fn resident_megabytes(pid: u32) -> Result<f64, Failure> {
+pub(crate) fn resident_megabytes(pid: u32) -> Result<f64, Failure> {
     let status = proc_file(pid, "status")?;
     let kilobytes = status
         .lines()

@@ -3,8 +3,8 @@
 //! Absolute figures say more about the machine than about the program, so every row is ours over
 //! a peer's, both taken in turns (peers, ours, peers, ours, …), each by processes of its own.
 //! Reading order: [`case`] has the words, the topic files ([`local`], [`remote`], [`pubsub`],
-//! [`idle`], [`pure`], [`membership`], [`simulator`]) have the rows, [`run`] measures them, [`rig`] drives the processes, [`peers`] has the
-//! other side. `docs/benchmarks.md` says what each row means and how it is kept fair.
+//! [`idle`], [`pure`], [`replica`], [`membership`], [`simulator`]) have the rows, [`run`] measures
+//! them, [`rig`] drives the processes, [`peers`] has the other side. `docs/benchmarks.md` says what each row means and how it is kept fair.
 
 mod adder;
 mod case;
@@ -20,6 +20,7 @@ mod pubsub;
 mod puppet;
 mod pure;
 mod remote;
+mod replica;
 mod report;
 mod rig;
 mod run;
@@ -79,6 +80,7 @@ fn cases() -> Vec<Case> {
         pubsub::cases(),
         idle::cases(),
         pure::cases(),
+        replica::cases(),
         membership::cases(),
         simulator::cases(),
     ]
