@@ -73,7 +73,8 @@ pub struct DistConfig {
     pub metadata_bytes_max: usize,
     /// How many events are kept for watchers that come later or fall behind. Default 16,384.
     pub events_max: usize,
-    /// How many scopes this node opens. Default 1,024.
+    /// How many scopes of names, and how many of groups, there may be for this node to open
+    /// another. Default 1,024.
     pub scopes_max: usize,
     /// How long rows of a node that this one has not been introduced to are kept. Default 60 s.
     pub unknown_for: Duration,
@@ -501,6 +502,11 @@ impl Inner {
         let (count, max) = (state.directory.own(draft.space), self.config.entries_max);
         if count >= max {
             return Err(DistError::TooMany { count, max });
+        }
+        let (count, max) = (self.index.len(draft.space), self.config.scopes_max);
+        let is_scope = draft.space != Space::Presence;
+        if is_scope && count >= max && self.index.get(draft.space, draft.scope).is_none() {
+            return Err(DistError::TooManyScopes { count, max });
         }
         let since = self.rows.now()?;
         let number = state.next_row;

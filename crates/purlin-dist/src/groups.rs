@@ -1,6 +1,10 @@
 //! Groups of processes, known on every node: who is in, who is near, and all of them at once.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use purlin_core::NodeId;
@@ -10,10 +14,10 @@ use purlin_process::{
 
 use crate::{
     dist::{Draft, Inner},
-    error::DistError,
+    error::{DistError, check_scope},
     history::{Filter, Watch},
     index::Shelf,
-    registry::{AnotherKind, Cursor, OnConflict, ProcessOf, open_scope},
+    registry::{AnotherKind, Cursor, OnConflict, ProcessOf},
     row::{Entry, Space},
 };
 
@@ -48,7 +52,8 @@ pub struct Published {
 pub struct Groups {
     inner: Arc<Inner>,
     scope: Arc<str>,
-    shelf: Arc<Shelf>,
+    /// Filled once the scope holds something: to look opens nothing.
+    shelf: OnceLock<Arc<Shelf>>,
 }
 
 impl fmt::Debug for Groups {
@@ -59,8 +64,17 @@ impl fmt::Debug for Groups {
 
 impl Groups {
     pub(crate) fn new(inner: Arc<Inner>, scope: &str) -> Self {
-        let shelf = inner.index.open(Space::Group, scope);
-        Self { inner, scope: scope.into(), shelf }
+        Self { inner, scope: scope.into(), shelf: OnceLock::new() }
+    }
+
+    fn shelf(&self) -> Option<&Shelf> {
+        if self.shelf.get().is_none()
+            && let Some(shelf) = self.inner.index.get(Space::Group, &self.scope)
+        {
+            // Whoever was first, it is the same.
+            self.shelf.set(shelf).ok();
+        }
+        self.shelf.get().map(|shelf| &**shelf)
     }
 
     /// The groups of the scope `scope`.
@@ -68,7 +82,7 @@ impl Groups {
     /// # Errors
     /// As [`Registry::scope`](crate::Registry::scope).
     pub fn scope(&self, scope: &str) -> Result<Self, DistError> {
-        open_scope(&self.inner, Space::Group, scope)?;
+        check_scope("scope", scope)?;
         Ok(Self::new(Arc::clone(&self.inner), scope))
     }
 
@@ -108,13 +122,14 @@ impl Groups {
     /// All members of `group`, in the order of their nodes. Local; takes no lock.
     #[must_use]
     pub fn members(&self, group: &str) -> Vec<Arc<Entry>> {
-        self.shelf.of_key(group, None, usize::MAX)
+        self.page(group, None, usize::MAX)
     }
 
     /// Up to `limit` members of `group`, after the place `after`.
     #[must_use]
     pub fn page(&self, group: &str, after: Option<&Cursor>, limit: usize) -> Vec<Arc<Entry>> {
-        self.shelf.of_key(group, after.map(|cursor| cursor.place().1), limit)
+        let after = after.map(|cursor| cursor.place().1);
+        self.shelf().map(|shelf| shelf.of_key(group, after, limit)).unwrap_or_default()
     }
 
     /// The members of `group` that run on this node.
@@ -126,13 +141,13 @@ impl Groups {
     /// The members of `group` that run on `node`. Costs as much as there are of them.
     #[must_use]
     pub fn members_on(&self, group: &str, node: &NodeId) -> Vec<Arc<Entry>> {
-        self.shelf.of_key_on(group, node)
+        self.shelf().map(|shelf| shelf.of_key_on(group, node)).unwrap_or_default()
     }
 
     /// How many members `group` has. Costs one lookup.
     #[must_use]
     pub fn count(&self, group: &str) -> usize {
-        self.shelf.count(group)
+        self.shelf().map_or(0, |shelf| shelf.count(group))
     }
 
     /// How many memberships each node has, in all groups of all scopes. Costs as much as there are
@@ -146,7 +161,7 @@ impl Groups {
     /// many members each has.
     #[must_use]
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(Arc<str>, usize)> {
-        self.shelf.keys(prefix, after, limit)
+        self.shelf().map(|shelf| shelf.keys(prefix, after, limit)).unwrap_or_default()
     }
 
     /// The member of `group` that is nearest: here, else in this zone, else in this region, else

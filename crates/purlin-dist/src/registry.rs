@@ -5,7 +5,13 @@
 //! takes no lock, what is found carries the incarnation of its node, so that a process of an
 //! earlier life is told from one of this, and what was registered is found by its writer at once.
 
-use std::{fmt, ops::Bound, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Bound,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use purlin_core::{HlcTimestamp, NodeId};
 use purlin_process::{Address, AnyProcess, Metadata, Pid, RemoteServer};
@@ -144,7 +150,8 @@ impl FromStr for Cursor {
 pub struct Registry {
     inner: Arc<Inner>,
     scope: Arc<str>,
-    shelf: Arc<Shelf>,
+    /// Filled once the scope holds something: to look opens nothing.
+    shelf: OnceLock<Arc<Shelf>>,
 }
 
 impl fmt::Debug for Registry {
@@ -155,17 +162,26 @@ impl fmt::Debug for Registry {
 
 impl Registry {
     pub(crate) fn new(inner: Arc<Inner>, scope: &str) -> Self {
-        let shelf = inner.index.open(Space::Unique, scope);
-        Self { inner, scope: scope.into(), shelf }
+        Self { inner, scope: scope.into(), shelf: OnceLock::new() }
+    }
+
+    fn shelf(&self) -> Option<&Shelf> {
+        if self.shelf.get().is_none()
+            && let Some(shelf) = self.inner.index.get(Space::Unique, &self.scope)
+        {
+            // Whoever was first, it is the same.
+            self.shelf.set(shelf).ok();
+        }
+        self.shelf.get().map(|shelf| &**shelf)
     }
 
     /// The names of the scope `scope`: other names than those of every other scope.
     ///
     /// # Errors
-    /// [`DistError::Length`] or [`DistError::ZeroByte`]; [`DistError::TooManyScopes`] when it does
-    /// not exist yet and there are as many as there may be.
+    /// [`DistError::Length`] or [`DistError::ZeroByte`]. A scope exists once something is in it,
+    /// and so there being too many is an error of registering.
     pub fn scope(&self, scope: &str) -> Result<Self, DistError> {
-        open_scope(&self.inner, Space::Unique, scope)?;
+        check_scope("scope", scope)?;
         Ok(Self::new(Arc::clone(&self.inner), scope))
     }
 
@@ -264,7 +280,7 @@ impl Registry {
     /// Who has the name `key`. Local; takes no lock.
     #[must_use]
     pub fn lookup(&self, key: &str) -> Option<Arc<Entry>> {
-        self.shelf.name(key)
+        self.shelf()?.name(key)
     }
 
     /// The process with the name `key`. Local; takes no lock.
@@ -294,13 +310,14 @@ impl Registry {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Vec<Arc<Entry>> {
-        self.shelf.of_key(key, after.map(|cursor| &cursor.at), limit)
+        let found = |shelf: &Shelf| shelf.of_key(key, after.map(|cursor| &cursor.at), limit);
+        self.shelf().map(found).unwrap_or_default()
     }
 
     /// How many processes are under the shared key `key`. Costs one lookup.
     #[must_use]
     pub fn count_shared(&self, key: &str) -> usize {
-        self.shelf.count(key)
+        self.shelf().map_or(0, |shelf| shelf.count(key))
     }
 
     /// Up to `limit` names that begin with `prefix`, in order, after the name `after`. Local; a
@@ -308,13 +325,14 @@ impl Registry {
     #[must_use]
     pub fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<Entry>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.shelf.names(prefix, from, Bound::Unbounded, limit)
+        let found = |shelf: &Shelf| shelf.names(prefix, from, Bound::Unbounded, limit);
+        self.shelf().map(found).unwrap_or_default()
     }
 
     /// Up to `limit` names from `from` to `until`, in order.
     #[must_use]
     pub fn range(&self, from: Bound<&str>, until: Bound<&str>, limit: usize) -> Vec<Arc<Entry>> {
-        self.shelf.names("", from, until, limit)
+        self.shelf().map(|shelf| shelf.names("", from, until, limit)).unwrap_or_default()
     }
 
     /// Up to `limit` entries of shared keys that begin with `prefix`, after the place `after`.
@@ -325,7 +343,8 @@ impl Registry {
         after: Option<&Cursor>,
         limit: usize,
     ) -> Vec<Arc<Entry>> {
-        self.shelf.entries(prefix, after.map(Cursor::place), limit)
+        let found = |shelf: &Shelf| shelf.entries(prefix, after.map(Cursor::place), limit);
+        self.shelf().map(found).unwrap_or_default()
     }
 
     /// How many names each node holds, in all scopes. Counted as they change: costs as much as
@@ -412,16 +431,6 @@ impl Inner {
         let (key, found) = (entry.key.to_string(), entry.kind.to_string());
         Err(AnotherKind { key, pid, found, wanted: S::KIND })
     }
-}
-
-/// Checks that a scope may be opened.
-pub(crate) fn open_scope(inner: &Inner, space: Space, scope: &str) -> Result<(), DistError> {
-    check_scope("scope", scope)?;
-    let (count, max) = (inner.index.len(space), inner.config.scopes_max);
-    if inner.index.get(space, scope).is_none() && count >= max {
-        return Err(DistError::TooManyScopes { count, max });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

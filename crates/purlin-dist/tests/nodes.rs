@@ -526,18 +526,21 @@ async fn what_is_out_of_bounds_is_refused_by_name_value_and_bound() {
         registry.scope(&"s".repeat(256)).unwrap_err().to_string(),
         "scope of 256 bytes is outside 1 to 255"
     );
-    drop(registry.scope("second").unwrap());
-    let refused = registry.scope("third").unwrap_err();
-    assert_eq!(refused, DistError::TooManyScopes { count: 2, max: 2 });
-    for n in 0..3 {
+    for n in 0..2 {
         registry.register(&format!("k{n}"), &cart, none()).unwrap();
     }
+    // To look opens nothing, to register does.
+    assert_eq!(registry.scope("elsewhere").unwrap().lookup("k"), None);
+    registry.scope("second").unwrap().register("k", &cart, none()).unwrap();
     let refused = registry.register("k3", &cart, none()).unwrap_err();
     assert_eq!(refused, DistError::TooMany { count: 3, max: 3 });
+    registry.scope("second").unwrap().unregister("k").unwrap();
+    let refused = registry.scope("third").unwrap().register("k", &cart, none()).unwrap_err();
+    assert_eq!(refused, DistError::TooManyScopes { count: 2, max: 2 });
     // A watcher that comes too late hears what it missed.
-    let mut watch = registry.watch("", 0);
-    assert_eq!(watch.next().await, Err(Missed { first: 1, last: 1 }));
-    assert_eq!(watch.next().await.unwrap().revision, 2);
+    let mut watch = registry.scope("second").unwrap().watch("", 0);
+    assert_eq!(watch.next().await, Err(Missed { first: 1, last: 2 }));
+    assert_eq!(watch.next().await.unwrap().revision, 3);
     // With the process go all of its names, and there is room again.
     cart.stop(ExitReason::Normal);
     cart.exited().await;
