@@ -94,5 +94,6 @@ pub use service::{Credit, Incoming, ReturnPath, Service};
 pub use stats::{ChannelStats, TransportStats};
 pub use tls::TlsIdentity;
 pub use transport::{
-    AddPeerError, Admission, BindError, ContactError, KeepAlive, Limits, Transport, TransportConfig,
+    AddPeerError, Admission, BindError, ContactError, KeepAlive, Limits, Transport,
+    TransportConfig, WeakTransport,
 };

@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -317,6 +317,19 @@ pub struct Transport {
     _close: Arc<CloseOnDrop>,
 }
 
+/// A [`Transport`] seen by those it keeps: holding it does not keep the transport open.
+#[derive(Debug, Clone)]
+pub struct WeakTransport(Weak<Inner>);
+
+impl WeakTransport {
+    /// As [`Transport::peers`]; none once the transport is gone.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        let inner = self.0.upgrade();
+        inner.map_or_else(Vec::new, |inner| inner.peers.read().values().cloned().collect())
+    }
+}
+
 struct CloseOnDrop(Arc<Inner>);
 
 impl Drop for CloseOnDrop {
@@ -506,6 +519,12 @@ impl Transport {
         self.inner.peers.read().values().cloned().collect()
     }
 
+    /// A handle that does not keep the transport open: for services, which the transport keeps.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakTransport {
+        WeakTransport(Arc::downgrade(&self.inner))
+    }
+
     /// What happens to peers from now on. A reader that falls 4096 events behind hears
     /// `Lagged(missed)` and should look at [`Transport::peers`].
     #[must_use]
@@ -558,7 +577,7 @@ impl Transport {
     }
 }
 
-async fn accept_loop(inner: std::sync::Weak<Inner>, mut streams: Box<dyn Accept>) {
+async fn accept_loop(inner: Weak<Inner>, mut streams: Box<dyn Accept>) {
     loop {
         let accepted = streams.accept().await;
         let Some(inner) = inner.upgrade() else { return };
@@ -586,7 +605,7 @@ async fn accept_loop(inner: std::sync::Weak<Inner>, mut streams: Box<dyn Accept>
 }
 
 /// Looks at every connection a few times per interval, and publishes traffic once a second.
-async fn tick_loop(inner: std::sync::Weak<Inner>, keep_alive: KeepAlive) {
+async fn tick_loop(inner: Weak<Inner>, keep_alive: KeepAlive) {
     let every = (keep_alive.interval / 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -10,7 +10,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use purlin_core::{Clock, Deadline, NodeId};
 use purlin_net::{
     Cause, ChannelId, Credit, Incoming, PartitionKey, Peer, PeerEvent, ReturnPath, SendError,
-    Service, ServiceId, Transport, Urgency,
+    Service, ServiceId, Transport, Urgency, WeakTransport,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -77,7 +77,7 @@ impl PubSub {
         let hub = Arc::new(Hub::new(transport.node().clone(), limits, Arc::clone(&clock)));
         // Events first: a peer that comes up between the two steps is then seen twice, not never.
         let events = transport.events();
-        hub.expect(Box::new(transport.clone()));
+        hub.expect(Box::new(transport.downgrade()));
         transport.register(SERVICE, Arc::new(Frames { hub: Arc::clone(&hub) }));
         for peer in transport.peers().into_iter().filter(Peer::is_up) {
             hub.peer_up(peer.node(), port(&peer, &clock));
@@ -107,7 +107,7 @@ async fn follow(mut events: broadcast::Receiver<PeerEvent>, hub: Weak<Hub>) {
     }
 }
 
-impl Expected for Transport {
+impl Expected for WeakTransport {
     fn peers(&self) -> Vec<NodeId> {
         Self::peers(self).iter().map(|peer| peer.node().clone()).collect()
     }

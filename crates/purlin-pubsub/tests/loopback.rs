@@ -308,3 +308,20 @@ async fn a_large_message_crosses_and_one_above_the_limit_is_refused_here() {
     let error = PubSub::start(&n1.transport, limits).unwrap_err();
     assert!(error.to_string().starts_with("message_bytes_max of 4194304 with "), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_dropped_is_gone_for_the_others() {
+    let (a, b) = (Node::start("a", 1, 1 << 20).await, Node::start("b", 1, 1 << 20).await);
+    a.join(&b);
+    let connected = async |wanted: bool| {
+        let settled = async {
+            while b.transport.peers().iter().any(purlin_net::Peer::is_up) != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.is_ok()
+    };
+    assert!(connected(true).await);
+    drop(a);
+    assert!(connected(false).await, "somebody holds what was dropped");
+}
