@@ -13,7 +13,7 @@ use crate::checkout::{Checkout, Failure};
 use crate::docs::{files_below, read};
 
 /// Libraries whose crate name differs from their package's by more than dashes.
-const RENAMED: &[(&str, &str)] = &[("rustls-webpki", "webpki")];
+const RENAMED: &[(&str, &str)] = &[("md-5", "md5"), ("rustls-webpki", "webpki")];
 
 /// Prints that every dependency is used, or fails naming each that is not.
 pub(crate) fn run(checkout: &Checkout) -> Result<(), Failure> {

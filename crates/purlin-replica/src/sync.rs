@@ -69,6 +69,11 @@ pub struct SyncConfig {
     pub durable: bool,
     /// How far ahead of this node's wall clock a write may be stamped. Default 10 s.
     pub drift_max: Duration,
+    /// How long a life must have been over, in the eyes of a replica that ran all the time, before
+    /// it may be pruned. Default 24 h: members that were all restarted during a partition, some of
+    /// them without their disks, may know nothing of those on the other side, who still have
+    /// something new to tell. A partition with such restarts must be healed within this time.
+    pub prune_after: Duration,
 }
 
 impl Default for SyncConfig {
@@ -81,6 +86,7 @@ impl Default for SyncConfig {
             forward: false,
             durable: false,
             drift_max: purlin_core::hlc::DRIFT_MAX_DEFAULT,
+            prune_after: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
@@ -563,7 +569,7 @@ impl Sync {
                 let with = names[self.rng.below(names.len())].clone();
                 self.compare(now, &with, out);
             }
-            self.prune(out);
+            self.prune(now, out);
         }
         let due: Vec<NodeId> = self
             .peers

@@ -78,6 +78,8 @@ impl World {
             batch_bytes: 300,
             forward: ring,
             durable: true,
+            // Whoever begins here knows all members: stability alone must be safe.
+            prune_after: Duration::ZERO,
             ..SyncConfig::default()
         };
         let mut edges = BTreeSet::new();

@@ -9,7 +9,8 @@
 //! That a life is over is never inferred from silence, which a partition looks like too. A node says
 //! so of its own earlier lives, the membership of one that left or was followed by another life of
 //! its node; neighbours pass it on. A member that cannot be reached holds everything up until it comes
-//! back or has left. Who comes back after having left, with an old disk, is told of the pruned lives
+//! back or has left. Nodes that began without a disk during a partition know of no such member, so
+//! a life is let be for a long time in any case ([`super::SyncConfig::prune_after`]). Who comes back after having left, with an old disk, is told of the pruned lives
 //! it still knows ([`crate::knowledge::Knowledge`]), so nothing rises again.
 //!
 //! # Source
@@ -21,7 +22,7 @@ use purlin_cluster::{
     State,
     view::{Member, View},
 };
-use purlin_core::{Incarnation, NodeId, NodeName, hlc::NodeTag};
+use purlin_core::{Incarnation, Instant, NodeId, NodeName, hlc::NodeTag};
 use serde::{Deserialize, Serialize};
 
 use super::{Output, Sync};
@@ -66,6 +67,8 @@ pub(super) struct Lives {
     known: KnownLives,
     /// Members that the present view shows.
     present: BTreeSet<NodeName>,
+    /// Since when lives that are over were first looked at; begins anew with every restart.
+    over_since: BTreeMap<NodeTag, Instant>,
 }
 
 impl Lives {
@@ -179,7 +182,15 @@ impl Sync {
 
     /// Forgets lives that are over and stable, and closes the gaps of those of which something is
     /// left.
-    pub(super) fn prune(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn prune(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let over = self.over();
+        let since = &mut self.lives.over_since;
+        since.retain(|life, _| over.contains(life));
+        let mut old_enough = over;
+        old_enough.retain(|life| {
+            let since = *since.entry(*life).or_insert(now);
+            now.saturating_since(since) >= self.config.prune_after
+        });
         let Some(witnesses) = self.lives.witnesses() else { return };
         if !self.store.known().is_whole() {
             return;
@@ -188,8 +199,7 @@ impl Sync {
             let mut peers = self.peers.iter();
             peers.any(|(node, peer)| NodeTag::of(node) == *witness && peer.covered.contains(life))
         };
-        let stable: Vec<NodeTag> = self
-            .over()
+        let stable: Vec<NodeTag> = old_enough
             .into_iter()
             .filter(|life| witnesses.iter().all(|witness| covers(witness, life)))
             .collect();
