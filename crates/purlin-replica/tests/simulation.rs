@@ -72,6 +72,15 @@ const BEGINNINGS: [&str; 5] = ["kept:", "removed:", "shared:", "shared:1", "shar
 
 impl World {
     fn new(seed: u64, size: usize, kind: Kind) -> Self {
+        Self::with(seed, size, kind, |config| config)
+    }
+
+    fn with(
+        seed: u64,
+        size: usize,
+        kind: Kind,
+        but: impl FnOnce(SyncConfig) -> SyncConfig,
+    ) -> Self {
         let ring = kind == Kind::Ring;
         let config = SyncConfig {
             log_bytes_max: 2_000,
@@ -82,6 +91,7 @@ impl World {
             prune_after: Duration::ZERO,
             ..SyncConfig::default()
         };
+        let config = but(config);
         let mut edges = BTreeSet::new();
         for a in 0..size {
             for b in 0..size {
@@ -518,6 +528,35 @@ fn every_replica_ends_equal_and_nothing_is_lost_or_resurrected() {
         assert_eq!(world.counters().map(|counters| counters.forged).sum::<u64>(), 0, "{seed}");
     }
     assert!(pruned > seeds / 4, "lives are forgotten on the way: {pruned}");
+}
+
+/// Comparing states makes up for much, also for a confirmation believed too soon. Without it only
+/// what is sent until it is confirmed arrives.
+#[test]
+fn writes_reach_everybody_through_a_lossy_network_without_any_comparison() {
+    const NEVER: Duration = Duration::from_secs(1 << 30);
+    for seed in 0..20 {
+        let mut world = World::with(seed, 3, Kind::Mesh, |config| SyncConfig {
+            log_bytes_max: 1 << 20,
+            compare_every: (NEVER, NEVER),
+            ..config
+        });
+        // Everybody greets everybody and compares once.
+        world.run(world.now + Duration::from_secs(10));
+        let compared = |world: &World| world.counters().map(|all| all.compared).sum::<u64>();
+        let before = compared(&world);
+        world.loss = 0.4;
+        for _ in 0..60 {
+            let (n, key) = (world.rng.below(3), world.rng.below(9));
+            world.write(n, &format!("shared:{key}"), true);
+            let until = world.now + world.rng.jitter(Duration::from_millis(200));
+            world.run(until);
+        }
+        world.loss = 0.0;
+        world.until_converged(Duration::from_secs(30), seed);
+        world.check_updates(seed);
+        assert_eq!(compared(&world), before, "seed {seed}: states were compared");
+    }
 }
 
 #[test]
