@@ -106,6 +106,7 @@ fn nanos(started: Instant, count: usize) -> f64 {
 
 fn converge(workshop: &Workshop, brief: bool) -> Result<Readings, Failure> {
     let runtime = runtime()?;
+    let _inside = runtime.enter();
     let folder = workshop.new_folder("crdt-three")?;
     let mut three: Vec<Node> = Vec::new();
     for name in ["a", "b", "c"] {
@@ -180,6 +181,7 @@ fn million(workshop: &Workshop, brief: bool) -> Result<Readings, Failure> {
 #[expect(clippy::cast_precision_loss, reason = "keys here are far below 2^52")]
 fn memory_per_key(workshop: &Workshop, keys: usize) -> Result<f64, Failure> {
     let runtime = runtime()?;
+    let _inside = runtime.enter();
     let node = runtime.block_on(nodes::start(&workshop.new_folder("crdt-big")?, "big", &[]))?;
     let before = resident_megabytes(std::process::id())?;
     for n in 0..keys {
