@@ -40,7 +40,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
 
     let mut room = node.pubsub().subscribe(ROOM)?;
-    let mut events = node.cluster().events();
+    // From the beginning: others may have been seen while this node started.
+    let mut events = node.cluster().events_after(0);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     say(&format!("you are {}, listening on {}", node.id().name, node.cluster_addr()))?;
     loop {
@@ -54,7 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 Some(line) => say(&line)?,
                 None => break,
             },
-            happened = watch(&mut events) => if let Some(line) = happened {
+            happened = watch(&mut events, &node) => if let Some(line) = happened {
                 say(&line)?;
             },
         }
@@ -69,8 +70,9 @@ async fn hear(room: &mut Subscription) -> Option<String> {
     Some(format!("{}: {text}", delivery.publisher().name))
 }
 
-async fn watch(events: &mut Events) -> Option<String> {
+async fn watch(events: &mut Events, me: &Node) -> Option<String> {
     match events.next().await.ok()?.what {
+        Event::Joined { node, .. } if node == *me.id() => None,
         Event::Joined { node, .. } => Some(format!("* {} is here", node.name)),
         Event::Left { node, .. } => Some(format!("* {} has gone", node.name)),
         Event::Down { node, .. } => Some(format!("* {} is lost", node.name)),
