@@ -9,6 +9,7 @@ import { drawFrame } from "./frame.js";
 import { showMembers, urlOf } from "./members.js";
 import { listen, startMessages } from "./messages.js";
 import { showPage } from "./pages.js";
+import { startProcesses } from "./processes.js";
 import { showState, startState } from "./state.js";
 import { showTopics } from "./topics.js";
 
@@ -104,6 +105,7 @@ const live = follow("/v1/live", {
 setInterval(judge, 1000);
 byId("notice-retry").addEventListener("click", () => live.retry());
 startMessages();
+startProcesses();
 startState();
 startCaches();
 startFlags();

@@ -2,11 +2,15 @@
 
 import { byId } from "./draw.js";
 
-const PAGES = ["overview", "state", "caches", "flags"];
-const shown = new Map();
+const PAGES = ["overview", "processes", "state", "caches", "flags"];
+const shown = new Map(), hidden = new Map();
+let current = null;
 
 /** Runs `start` whenever the page called `name` comes into view. */
 export function whenShown(name, start) { shown.set(name, start); }
+
+/** Runs `stop` whenever the page called `name` goes out of view. */
+export function whenHidden(name, stop) { hidden.set(name, stop); }
 
 export const isShown = (name) => !byId(`page-${name}`).hidden;
 
@@ -21,5 +25,7 @@ export function showPage() {
     const link = byId(`nav-${page}`);
     if (page === name) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
+  if (current !== name) hidden.get(current)?.();
+  current = name;
   shown.get(name)?.();
 }

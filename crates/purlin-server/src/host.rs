@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use purlin::{Node, cache::Caches, config::Shown, dist::Dist};
 use purlin_cluster::{
     drain::Phase as DrainPhase,
@@ -10,7 +9,7 @@ use purlin_cluster::{
     view::{Events, Member, View, Watch},
 };
 use purlin_core::{NodeId, NodeName, WallTime};
-use purlin_process::{AnyProcess, Phase, ProcessInfo, Processes, Registration};
+use purlin_process::{Processes, Registration};
 use purlin_pubsub::{PubSub, TopicStats};
 use purlin_replica::{Flags, ReplicaSet};
 
@@ -18,23 +17,17 @@ use crate::{
     links,
     origins::Origins,
     problem::Problem,
+    processes::{self, Ask, ROWS_MAX},
     shapes::{
         ConfigKey, ConfigReport, DrainReport, LinksReport, MemberCounts, MemberReport,
-        MembersReport, NodeReport, PingReport, ProcessCost, ProcessReport, ProcessesReport,
-        RegistryEntry, RegistryReport, StateReport, TopicReport, TopicsReport,
+        MembersReport, NodeReport, PingReport, ProcessCost, ProcessesReport, RegistryEntry,
+        RegistryReport, StateReport, TopicReport, TopicsReport,
     },
     state,
 };
 
-/// The most rows a listing has.
-const ROWS_MAX: usize = 10_000;
-
 /// The most topics a listing has: the busiest.
 const TOPICS_MAX: usize = 256;
-
-/// How many processes are asked for a summary, and how long each may take.
-const SUMMARIES_MAX: usize = 256;
-const SUMMARY_WITHIN: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug)]
@@ -133,6 +126,7 @@ impl Host {
     /// Lets the other nodes ask this one about its links.
     pub(crate) fn answer_questions(&self) {
         links::answer(&self.node);
+        processes::answer(&self.node);
     }
 
     pub(crate) async fn links_report(&self) -> LinksReport {
@@ -209,8 +203,13 @@ impl Host {
         registry_report(self.node.processes(), prefix)
     }
 
-    pub(crate) async fn processes(&self, summaries: bool) -> ProcessesReport {
-        processes_report(self.node.processes(), summaries).await
+    /// The processes of this node, and with `everywhere` those of every member.
+    pub(crate) async fn processes(&self, ask: &Ask, everywhere: bool) -> ProcessesReport {
+        let mut report = processes::here(self.node.processes(), ask).await;
+        if everywhere {
+            report.nodes = processes::everywhere(&self.node, ask).await;
+        }
+        report
     }
 
     pub(crate) fn topics_report(&self) -> TopicsReport {
@@ -312,49 +311,6 @@ fn entry(registration: &Registration) -> RegistryEntry {
             .collect(),
         since: None,
         version: None,
-    }
-}
-
-async fn processes_report(processes: &Processes, summaries: bool) -> ProcessesReport {
-    let all = processes.all();
-    let truncated = all.len() > ROWS_MAX;
-    let shown = &all[..all.len().min(ROWS_MAX)];
-    let asked = if summaries { &shown[..shown.len().min(SUMMARIES_MAX)] } else { &[] };
-    let told = join_all(asked.iter().map(|process| process.summary(SUMMARY_WITHIN))).await;
-    let told = told.into_iter().map(Result::ok).chain(std::iter::repeat(None));
-    let rows = shown.iter().map(AnyProcess::info).zip(told);
-    ProcessesReport {
-        node: processes.node().name.to_string(),
-        processes: rows.map(|(info, summary)| process_report(info, summary)).collect(),
-        truncated,
-    }
-}
-
-fn process_report(info: ProcessInfo, summary: Option<String>) -> ProcessReport {
-    ProcessReport {
-        pid: info.pid.to_string(),
-        name: info.name,
-        kind: info.kind.to_owned(),
-        phase: phase_word(info.phase).to_owned(),
-        handling: info.handling.map(str::to_owned),
-        mailbox_messages: info.mailbox_messages as u64,
-        mailbox_messages_max: info.mailbox_messages_max as u64,
-        mailbox_bytes: info.mailbox_bytes as u64,
-        handled: info.handled,
-        dropped: info.dropped,
-        restarts: u64::from(info.restarts),
-        age_ms: millis(info.age),
-        remote: info.remote,
-        summary,
-    }
-}
-
-fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Draining => "draining",
-        Phase::Terminating => "terminating",
     }
 }
 

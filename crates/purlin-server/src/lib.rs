@@ -26,6 +26,7 @@ mod listen;
 mod live;
 mod origins;
 mod problem;
+mod processes;
 mod routes;
 mod serve;
 pub mod shapes;

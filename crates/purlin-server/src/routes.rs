@@ -149,6 +149,7 @@ const TABLE: &[Route] = &[
         put(caches::put).post(caches::change).delete(caches::remove)
     }),
     route("/v1/registry", Access::Read, || get(names::registry)),
+    route("/v1/registry-scopes", Access::Read, || get(names::scopes)),
     route("/v1/registry-watch", Access::Read, || get(names::watch_registry)),
     wide("/v1/registry/{name}", "/v1/registry/{*rest}", Access::Read, || get(names::name)),
     route("/v1/groups", Access::Read, || get(names::groups)),
@@ -241,7 +242,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         flags::list, flags::get, flags::put, flags::remove, flags::kill, flags::evaluate,
         caches::list, caches::stats, caches::clear,
         caches::get, caches::put, caches::change, caches::remove,
-        names::registry, names::name, names::watch_registry,
+        names::registry, names::scopes, names::name, names::watch_registry,
         names::groups, names::members, names::watch_groups,
         presence::topics, presence::list, presence::get, presence::put, presence::remove,
         presence::watch,

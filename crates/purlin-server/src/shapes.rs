@@ -17,7 +17,7 @@ pub use flags::{
 pub use names::{
     GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange, PresenceChange,
     PresenceEntry, PresenceReport, PresenceTopic, PresenceTracked, PresencesReport, ReadyReport,
-    RegistryEntry, RegistryReport,
+    RegistryEntry, RegistryReport, ScopesReport,
 };
 pub use state::{
     CatalogueReport, CounterReport, CounterRequest, ElementReport, EntryReport, EphemeralChange,
@@ -276,10 +276,29 @@ pub struct TopicReport {
 pub struct ProcessesReport {
     /// The node they run on.
     pub node: String,
-    /// All of them, up to 10,000.
+    /// Those that were asked for, oldest first.
     pub processes: Vec<ProcessReport>,
     /// Whether there were more than that.
     pub truncated: bool,
+    /// How many run on the node, asked for or not.
+    pub running: u64,
+    /// With `?everywhere=true`: those of every member, the answering node included.
+    pub nodes: Vec<NodeProcessesReport>,
+}
+
+/// The processes of one member, or why they are not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeProcessesReport {
+    /// The node they run on.
+    pub node: String,
+    /// Those that were asked for, oldest first.
+    pub processes: Vec<ProcessReport>,
+    /// Whether there were more than that.
+    pub truncated: bool,
+    /// How many run on the node, asked for or not; `null` if it did not answer.
+    pub running: Option<u64>,
+    /// Why nothing is known of it.
+    pub problem: Option<String>,
 }
 
 /// One process, seen from outside; counts are a moment old.

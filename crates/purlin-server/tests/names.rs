@@ -216,3 +216,56 @@ async fn presence_is_said_on_one_node_listed_on_another_and_streamed_with_reason
     assert_eq!((status, &problem["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("topic")));
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_every_node_are_searched_and_a_silent_one_is_named() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let (first, second) = (cart(&world, 0).await, cart(&world, 1).await);
+    cart(&world, 1).await;
+    let url = format!("{}/v1/processes", world.url(0));
+    let here = world.get(&format!("{url}?search=cart")).await;
+    assert_eq!(here["processes"][0]["pid"], first.pid().to_string());
+    assert_eq!((&here["nodes"], &here["truncated"]), (&json!([]), &json!(false)));
+    let all = world.get(&format!("{url}?everywhere=true&search=CART&limit=1")).await;
+    let nodes = all["nodes"].as_array().unwrap();
+    assert_eq!((&nodes[0]["node"], &nodes[1]["node"]), (&json!("n1"), &json!("n2")));
+    assert_eq!(nodes[1]["processes"][0]["pid"], second.pid().to_string());
+    assert_eq!((&nodes[0]["truncated"], &nodes[1]["truncated"]), (&json!(false), &json!(true)));
+    assert!(nodes[1]["running"].as_u64().unwrap() >= 2);
+    let one = second.pid().to_string();
+    let one = world.get(&format!("{url}?everywhere=true&search={}", one.replace('#', "%23"))).await;
+    let found = one["nodes"].as_array().unwrap().iter();
+    let found: usize = found.map(|node| node["processes"].as_array().unwrap().len()).sum();
+    assert_eq!(found, 1, "{one}");
+    for (query, field) in [("limit=0", "limit"), ("everywhere=maybe", "everywhere"), ("a=b", "a")] {
+        let (status, refused) = problem(&world, &format!("/v1/processes?{query}")).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{query}");
+        assert!(refused["detail"].as_str().unwrap().contains(field), "{refused}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_who_comes_late_may_begin_with_recent_changes() {
+    let world = World::start(1).await;
+    let process = cart(&world, 0).await;
+    let registry = world.node(0).registry().scope("late").unwrap();
+    for n in 0..3 {
+        registry.register(&format!("cart/{n}"), &process, Metadata::default()).unwrap();
+    }
+    let url = world.url(0);
+    let scopes = world.get(&format!("{url}/v1/registry-scopes?prefix=la")).await;
+    assert_eq!(scopes, json!({"scopes": ["late"], "next": null}));
+    let mut watch = world.open(0, "/v1/registry-watch?scope=late&recent=10000").await;
+    assert_eq!(watch.next().await.unwrap().name, "ready");
+    for name in ["cart/0", "cart/1", "cart/2"] {
+        let change = watch.next().await.unwrap();
+        assert_eq!((change.name.as_str(), &change.data["name"]), ("change", &json!(name)));
+    }
+    let (status, refused) = problem(&world, "/v1/registry-watch?recent=10001").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused["detail"].as_str().unwrap().contains("10000"), "{refused}");
+    drop(watch);
+    world.stop().await;
+}

@@ -8,13 +8,19 @@ use crate::{
     app::App,
     input::Params,
     problem::{Problem, ProblemDocument},
+    processes::{Ask, ROWS_MAX},
     shapes::{ConfigReport, ProcessesReport},
 };
 
-/// The processes of this node, oldest first.
+/// The processes of this node, oldest first; with `everywhere` those of every member, too.
 #[utoipa::path(
     get, path = "/v1/processes", tag = "inspect", security((), ("token" = [])),
-    params(("summaries" = Option<bool>, Query, description = "`true`: ask the first 256 for a word about their state, for at most 250 ms")),
+    params(
+        ("search" = Option<String>, Query, description = "Only those whose name, kind or identity holds this, in any case"),
+        ("limit" = Option<usize>, Query, description = "How many of each node, 1 to 10,000; default 10,000"),
+        ("everywhere" = Option<bool>, Query, description = "`true`: those of every member, too; it has 2 s to answer"),
+        ("summaries" = Option<bool>, Query, description = "`true`: ask the first 256 for a word about their state, for at most 250 ms"),
+    ),
     responses(
         (status = 200, body = ProcessesReport),
         (status = 401, body = ProblemDocument, content_type = "application/problem+json"),
@@ -25,8 +31,14 @@ pub(super) async fn processes(
     State(app): State<Arc<App>>,
     uri: Uri,
 ) -> Result<Json<ProcessesReport>, Problem> {
-    let summaries = Params::read(&uri, &["summaries"])?.flag("summaries")?.unwrap_or(false);
-    Ok(Json(app.host.processes(summaries).await))
+    let params = Params::read(&uri, &["search", "limit", "everywhere", "summaries"])?;
+    let ask = Ask {
+        search: params.get("search").unwrap_or_default().to_owned(),
+        limit: params.number("limit", &(1..=ROWS_MAX))?.unwrap_or(ROWS_MAX),
+        summaries: params.flag("summaries")?.unwrap_or(false),
+    };
+    let everywhere = params.flag("everywhere")?.unwrap_or(false);
+    Ok(Json(app.host.processes(&ask, everywhere).await))
 }
 
 /// Every configuration key of this node with its value and where that came from. Secrets are files;

@@ -1,6 +1,6 @@
 //! Names and groups of processes: listed, found and followed.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use axum::{
     Json,
@@ -18,7 +18,7 @@ use crate::{
     problem::{Problem, ReadRefusals},
     shapes::{
         GapReport, GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange,
-        ReadyReport, RegistryEntry, RegistryReport,
+        ReadyReport, RegistryEntry, RegistryReport, ScopesReport,
     },
     sse::{self, Frames, Next, Source},
     state::absent,
@@ -28,6 +28,9 @@ use crate::{
 /// The most entries of one page, and how many it has by default.
 const PAGE_MAX: usize = 10_000;
 const PAGE: usize = 1_000;
+
+/// How far back a reader who has seen nothing may begin.
+const RECENT_MAX: u64 = 10_000;
 
 const REGISTRY: &str = "/v1/registry/";
 const GROUPS: &str = "/v1/groups/";
@@ -89,6 +92,30 @@ pub(super) async fn registry(
     }))
 }
 
+/// The scopes that hold names, by name.
+#[utoipa::path(
+    get, path = "/v1/registry-scopes", tag = "names", security((), ("token" = [])),
+    params(
+        ("prefix" = Option<String>, Query, description = "Only scopes that start with this; default: all"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<u32>, Query, description = "1 to 10,000, default 1,000"),
+    ),
+    responses((status = 200, body = ScopesReport), ReadRefusals),
+)]
+pub(super) async fn scopes(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+) -> Result<Json<ScopesReport>, Problem> {
+    let params = Params::read(&uri, &["prefix", "after", "limit"])?;
+    let limit = limit(&params)?;
+    let prefix = params.get("prefix").unwrap_or_default();
+    let mut found = app.host.dist().registry().scopes(prefix, params.get("after"), limit + 1);
+    let is_more = found.len() > limit;
+    found.truncate(limit);
+    let scopes: Vec<String> = found.iter().map(ToString::to_string).collect();
+    Ok(Json(ScopesReport { next: scopes.last().filter(|_| is_more).cloned(), scopes }))
+}
+
 /// The process that has a name, as the answering node knows it.
 #[utoipa::path(
     get, path = "/v1/registry/{name}", tag = "names", security((), ("token" = [])),
@@ -116,12 +143,13 @@ pub(super) async fn name(
 ///
 /// Events: `ready` once, then `change` with an id. A reader that comes back with `Last-Event-ID`
 /// gets exactly what followed, after a `gap` event if the node no longer has it all: list again
-/// then. Changes before the first `ready` are not told; list after it.
+/// then. Changes before the first `ready` are not told unless `recent` asks for some; list after it.
 #[utoipa::path(
     get, path = "/v1/registry-watch", tag = "names", security((), ("token" = [])),
     params(
         ("prefix" = Option<String>, Query, description = "Only names that start with this"),
         ("scope" = Option<String>, Query, description = "Names of this scope; default `default`"),
+        ("recent" = Option<u64>, Query, description = "How many of the latest changes, of all scopes, are looked through first when no id is given; 0 to 10,000, default 0"),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event seen"),
     ),
     responses(
@@ -134,11 +162,13 @@ pub(super) async fn watch_registry(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let params = Params::read(&uri, &["prefix", "scope"])?;
+    let params = Params::read(&uri, &["prefix", "scope", "recent"])?;
     let registry = names_of(&app, &params)?;
     let prefix = params.get("prefix").unwrap_or_default();
     let watch = |after| registry.watch(prefix, after);
-    follow(&app, &headers, registry.revision(), watch, write_name)
+    let recent = params.number("recent", &(0..=RECENT_MAX))?.unwrap_or(0);
+    let begin = registry.revision().saturating_sub(recent);
+    follow(&app, &headers, begin..=registry.revision(), watch, write_name)
 }
 
 /// Groups of processes whose names start with `prefix`, as the answering node knows them.
@@ -223,7 +253,8 @@ pub(super) async fn watch_groups(
     let groups = groups_of(&app, &params)?;
     let prefix = params.get("prefix").unwrap_or_default();
     let watch = |after| groups.watch(prefix, after);
-    follow(&app, &headers, groups.revision(), watch, write_name)
+    let revision = groups.revision();
+    follow(&app, &headers, revision..=revision, watch, write_name)
 }
 
 fn names_of(app: &App, params: &Params) -> Result<Registry, Problem> {
@@ -258,10 +289,11 @@ pub(super) fn cursor(after: Option<&str>) -> Result<Option<Cursor>, Problem> {
     after.map(parse).transpose()
 }
 
+/// Follows a watch. `known` is from where one begins who has seen nothing, to the latest revision.
 pub(super) fn follow(
     app: &Arc<App>,
     headers: &HeaderMap,
-    revision: u64,
+    known: RangeInclusive<u64>,
     watch: impl FnOnce(u64) -> Watch,
     write: Write,
 ) -> Result<Response, Problem> {
@@ -269,8 +301,9 @@ pub(super) fn follow(
     let me = app.host.id().incarnation;
     let place = place_of(app, headers)?;
     let after = match place {
-        Place::After(seq) => seq.min(revision),
-        Place::Start | Place::OtherLife => revision,
+        Place::After(seq) => seq.min(*known.end()),
+        Place::Start => *known.start(),
+        Place::OtherLife => *known.end(),
     };
     let watch = watch(after);
     let is_begun = false;

@@ -204,7 +204,8 @@ pub(super) async fn watch(
         return Err(Problem::bad_input("topic", "", "a topic", detail));
     };
     let presence = app.host.dist().presence();
-    follow(&app, &headers, presence.revision(), |after| presence.watch(topic, after), write)
+    let revision = presence.revision();
+    follow(&app, &headers, revision..=revision, |after| presence.watch(topic, after), write)
 }
 
 fn write(frames: &mut Frames, id: &str, event: &Event) {

@@ -21,6 +21,15 @@ pub struct RegistryReport {
     pub next: Option<String>,
 }
 
+/// `GET /v1/registry-scopes`: the scopes that hold names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScopesReport {
+    /// Scopes whose name starts with the prefix, by name.
+    pub scopes: Vec<String>,
+    /// What to give as `after` to go on; `null` at the end.
+    pub next: Option<String>,
+}
+
 /// One registered name, or one process under a shared key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RegistryEntry {
