@@ -11,6 +11,7 @@
 //! - `index`, [`history`]: what readers and watchers see
 //! - [`dist`]: [`Dist`], the shell: replica set, members, processes; `confirm`: waiting for others
 //! - [`registry`]: [`Registry`], names; [`groups`]: [`Groups`]; [`error`]: why something was refused
+//! - [`supervisor`]: processes that survive their node
 //! - [`presence`]: [`Presence`]; [`diffs`]: who came and went, without the flicker of a drain; pure
 
 mod confirm;
@@ -24,6 +25,7 @@ mod index;
 pub mod presence;
 pub mod registry;
 pub mod row;
+pub mod supervisor;
 
 pub use confirm::SyncTo;
 pub use diffs::Diff;

@@ -64,6 +64,7 @@
 //! - [`exit`], [`link`], [`timer`]: ends, who hears of them, and time
 //! - [`system`]: all [`Processes`] of a node; [`registry`]: their names; [`introspect`]
 //! - [`supervisor`]: who starts them again
+//! - [`visit`]: a closure as a message
 //! - [`remote`], [`address`]: the seam to other nodes
 
 pub mod address;
@@ -83,6 +84,7 @@ pub mod remote;
 pub mod supervisor;
 pub mod system;
 pub mod timer;
+pub mod visit;
 
 pub use address::Address;
 pub use call::{CALL_WITHIN, Call};
@@ -108,6 +110,7 @@ pub use supervisor::{
     Shutdown, Strategy, Supervisor, SupervisorRef, SupervisorSpec,
 };
 pub use system::{InboundCounts, ProcessLimits, Processes, ShutdownReport};
+pub use visit::Visit;
 
 /// What `#[server]` writes refers to; not for use by hand.
 #[doc(hidden)]
