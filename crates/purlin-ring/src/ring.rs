@@ -159,8 +159,9 @@ impl<N: AsRef<str>> Ring<N> {
         })
     }
 
-    /// Every node with weight once, in the order in which `key` meets them.
-    fn walk(&self, key: KeyHash) -> impl Iterator<Item = &Bucket<N>> {
+    /// Every node with weight once, in the order in which `key` meets them: the owner, then who
+    /// takes the key in its place. For callers that skip nodes for reasons of their own.
+    pub fn walk(&self, key: KeyHash) -> impl Iterator<Item = &Bucket<N>> {
         let mut met = vec![false; self.nodes.len()];
         let start = self.place(key);
         self.owners[start.min(self.owners.len())..]
