@@ -250,7 +250,7 @@ impl NodeBuilder {
             processes: processes.clone(),
             rows,
         };
-        let dist = Dist::start(DistConfig::default(), ground, rng.fork())?;
+        let dist = Dist::start(config.dist, ground, rng.fork())?;
         let parts = Parts {
             config,
             clock,

@@ -23,6 +23,7 @@ use std::{
 };
 
 use purlin_core::{ClusterName, NodeName};
+use purlin_dist::DistConfig;
 use purlin_net::{CertError, GossipKeys, TlsIdentity};
 use purlin_replica::Interest;
 
@@ -67,6 +68,8 @@ pub struct Config {
     pub limits: LimitsSection,
     /// `[replica]`: which replicated state this node keeps.
     pub replica: ReplicaSection,
+    /// `[dist]`: bounds of names, groups and presences.
+    pub dist: DistConfig,
     /// `[log]`: what is logged and in which form.
     pub log: LogSection,
     settings: Settings,
@@ -393,6 +396,13 @@ impl Config {
                 credit_bytes: settings.count("limits.credit_bytes"),
                 peers_max: settings.count("limits.peers_max"),
                 processes_max: settings.count("limits.processes_max"),
+            },
+            dist: DistConfig {
+                entries_max: settings.count("dist.entries_max"),
+                metadata_bytes_max: settings.count("dist.metadata_bytes_max"),
+                events_max: settings.count("dist.events_max"),
+                scopes_max: settings.count("dist.scopes_max"),
+                unknown_for: settings.duration("dist.unknown_for"),
             },
             log: LogSection {
                 level: settings.text("log.level").expect("log.level has a default"),

@@ -228,3 +228,14 @@ fn check_wants_a_certificate_of_this_very_node() {
     let error = Sources::new().file(&file).load().unwrap().check().unwrap_err().to_string();
     assert!(error.contains("tls.cert ") && error.contains("node.pem"), "{error}");
 }
+
+#[test]
+fn what_is_not_said_about_names_is_as_in_the_library() {
+    let config = Sources::new().text("[node]\nname = \"n1\"\n").load().unwrap();
+    assert_eq!(config.dist, purlin_dist::DistConfig::default());
+    let text = "[node]\nname = \"n1\"\n[dist]\nentries_max = 0\nmetadata_bytes_max = \"65KiB\"\n";
+    let problems = Sources::new().text(text).load().unwrap_err().to_string();
+    for bound in ["dist.entries_max", "from 1 to", "dist.metadata_bytes_max", "0 to 65536"] {
+        assert!(problems.contains(bound), "{bound} is not in {problems}");
+    }
+}
