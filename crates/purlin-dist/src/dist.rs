@@ -68,6 +68,10 @@ pub struct DistConfig {
     /// node may have. Each costs about 1.5 KB here and as much on every other node. Default 1
     /// million.
     pub entries_max: usize,
+    /// How many presences one key may have in one topic, on all nodes together, for this node to
+    /// add another: a client that comes under ever new sessions must not use up the place of all
+    /// others. Default 1,000.
+    pub presences_per_key_max: usize,
     /// The most bytes of metadata an entry may have. At most
     /// [`METADATA_BYTES_LIMIT`](row::METADATA_BYTES_LIMIT), which others refuse. Default 4 KiB.
     pub metadata_bytes_max: usize,
@@ -84,6 +88,7 @@ impl Default for DistConfig {
     fn default() -> Self {
         Self {
             entries_max: 1_000_000,
+            presences_per_key_max: 1_000,
             metadata_bytes_max: 4 << 10,
             events_max: 16_384,
             scopes_max: 1_024,
@@ -507,6 +512,14 @@ impl Inner {
         let is_scope = draft.space != Space::Presence;
         if is_scope && count >= max && self.index.get(draft.space, draft.scope).is_none() {
             return Err(DistError::TooManyScopes { count, max });
+        }
+        if draft.space == Space::Presence {
+            let shelf = self.index.get(draft.space, draft.scope);
+            let count = shelf.map_or(0, |shelf| shelf.count(draft.key));
+            let max = self.config.presences_per_key_max;
+            if count >= max {
+                return Err(DistError::TooManyOfKey { key: draft.key.to_owned(), count, max });
+            }
         }
         let since = self.rows.now()?;
         let number = state.next_row;

@@ -42,6 +42,16 @@ pub enum DistError {
         /// The bound.
         max: usize,
     },
+    /// One key has as many presences in one topic as it may.
+    #[error("{count} presences of {key:?} in one topic reach the limit {max}")]
+    TooManyOfKey {
+        /// Whose.
+        key: String,
+        /// How many there are.
+        count: usize,
+        /// The bound.
+        max: usize,
+    },
     /// There are as many scopes as there may be.
     #[error("{count} scopes reach the limit {max}")]
     TooManyScopes {
@@ -105,6 +115,7 @@ impl DistError {
             | Self::ZeroByte { .. }
             | Self::Metadata { .. }
             | Self::TooMany { .. }
+            | Self::TooManyOfKey { .. }
             | Self::TooManyScopes { .. }
             | Self::NameTaken { .. }
             | Self::NoProcess(_)

@@ -150,6 +150,18 @@ impl Groups {
         self.shelf().map_or(0, |shelf| shelf.count(group))
     }
 
+    /// How many members `group` has on this node. Costs one lookup.
+    #[must_use]
+    pub fn local_count(&self, group: &str) -> usize {
+        self.count_on(group, &self.inner.me)
+    }
+
+    /// How many members `group` has on `node`. Costs one lookup.
+    #[must_use]
+    pub fn count_on(&self, group: &str, node: &NodeId) -> usize {
+        self.shelf().map_or(0, |shelf| shelf.count_on(group, node))
+    }
+
     /// How many memberships each node has, in all groups of all scopes. Costs as much as there are
     /// nodes.
     #[must_use]

@@ -72,6 +72,8 @@ pub(crate) enum Filter {
     Prefix(Arc<str>, Arc<str>),
     /// One key of a scope.
     Key(Arc<str>, Arc<str>),
+    /// Every key of the scopes that begin with this.
+    Scopes(Arc<str>),
 }
 
 impl Filter {
@@ -82,6 +84,7 @@ impl Filter {
                 entry.scope == *scope && entry.key.starts_with(&**prefix)
             }
             Self::Key(scope, key) => entry.scope == *scope && entry.key == *key,
+            Self::Scopes(prefix) => entry.scope.starts_with(&**prefix),
         }
     }
 }

@@ -29,6 +29,10 @@ pub(crate) struct Shelf {
     keys: SkipMap<Arc<str>, Arc<AtomicUsize>>,
     /// How many entries there are of all such keys.
     entry_count: AtomicUsize,
+    /// How many of them each node owns.
+    on_nodes: SkipMap<NodeId, AtomicUsize>,
+    /// How many members each group has on each node, by the place of its first possible row.
+    groups_on: SkipMap<Box<[u8]>, AtomicUsize>,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -129,6 +133,18 @@ impl Shelf {
         self.entry_count.load(Ordering::Relaxed)
     }
 
+    /// How many entries of keys that may have several each node owns.
+    pub(crate) fn node_counts(&self) -> Vec<(NodeId, usize)> {
+        let counts = self.on_nodes.iter();
+        counts.map(|it| (it.key().clone(), it.value().load(Ordering::Relaxed))).collect()
+    }
+
+    /// How many members the group `key` has on `node`.
+    pub(crate) fn count_on(&self, key: &str, node: &NodeId) -> usize {
+        let found = self.groups_on.get(&*place(key, &RowKey { owner: node.clone(), number: 0 }));
+        found.map_or(0, |count| count.value().load(Ordering::Relaxed))
+    }
+
     /// Up to `limit` keys that begin with `prefix`, after `after`, with how many entries each has.
     pub(crate) fn keys(
         &self,
@@ -163,6 +179,10 @@ impl Shelf {
                     self.entry_count.fetch_add(1, Ordering::Relaxed);
                     let count = self.keys.get_or_insert_with(Arc::clone(&now.key), Arc::default);
                     count.value().fetch_add(1, Ordering::Relaxed);
+                    one_more(&self.on_nodes, now.at.owner.clone());
+                    if now.space == Space::Group {
+                        one_more(&self.groups_on, group_on(now));
+                    }
                 }
             }
             (Some(before), None) => {
@@ -175,6 +195,10 @@ impl Shelf {
                 {
                     count.remove();
                 }
+                one_less(&self.on_nodes, &before.at.owner);
+                if before.space == Space::Group {
+                    one_less(&self.groups_on, &group_on(before));
+                }
             }
             (None, None) => {}
         }
@@ -185,6 +209,24 @@ impl Shelf {
 /// key stand together and in front of all longer keys.
 fn place(key: &str, at: &RowKey) -> Box<[u8]> {
     [key.as_bytes(), &[0], &at.to_bytes()].concat().into()
+}
+
+/// Under what the members of a group on one node are counted.
+fn group_on(entry: &Entry) -> Box<[u8]> {
+    place(&entry.key, &RowKey { owner: entry.at.owner.clone(), number: 0 })
+}
+
+fn one_more<K: Ord + Send + 'static>(counts: &SkipMap<K, AtomicUsize>, key: K) {
+    counts.get_or_insert_with(key, AtomicUsize::default).value().fetch_add(1, Ordering::Relaxed);
+}
+
+/// Only one task at a time changes the counts: nobody joins between the last leave and the removal.
+fn one_less<K: Ord + Send + 'static>(counts: &SkipMap<K, AtomicUsize>, key: &K) {
+    if let Some(count) = counts.get(key)
+        && count.value().fetch_sub(1, Ordering::Relaxed) == 1
+    {
+        count.remove();
+    }
 }
 
 fn later<'a>(from: Bound<&'a str>, prefix: &'a str) -> Bound<&'a str> {

@@ -13,12 +13,15 @@
 //! - [`registry`]: [`Registry`], names; [`groups`]: [`Groups`]; [`error`]: why something was refused
 //! - [`supervisor`]: processes that survive their node
 //! - [`presence`]: [`Presence`]; [`diffs`]: who came and went, without the flicker of a drain; pure
+//! - [`feed`]: a client's copy of a topic, and counts without rows; [`fetch`]: what is not in rows
 
 mod confirm;
 pub mod diffs;
 pub mod directory;
 pub mod dist;
 pub mod error;
+pub mod feed;
+pub mod fetch;
 pub mod groups;
 pub mod history;
 mod index;
@@ -28,10 +31,12 @@ pub mod row;
 pub mod supervisor;
 
 pub use confirm::SyncTo;
-pub use diffs::Diff;
+pub use diffs::{Diff, Field, Update};
 pub use directory::{Change, Why};
 pub use dist::{Dist, DistConfig, DistStats, Ground, Lost, Merge, ROWS};
 pub use error::{DistError, SyncError};
+pub use feed::{Counted, Counts, Fed, Feed, FeedOptions, Page, TopicCount};
+pub use fetch::{FetchConfig, FetchError, Fetched, Fetcher};
 pub use groups::{Groups, Published};
 pub use history::{Event, Missed, Watch};
 pub use presence::{CALM_FOR, Handling, Presence, Tracked};

@@ -7,20 +7,20 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use purlin_core::NodeId;
+use purlin_core::{Clock, NodeId};
 use purlin_process::Metadata;
 
 use crate::{
-    diffs::{Diff, Diffs},
+    diffs::Diff,
     dist::{Draft, Inner},
     error::DistError,
+    feed::{Counts, Feed, FeedOptions, Following},
+    fetch::{FetchConfig, Fetched, Fetcher},
     history::{Filter, Watch},
     registry::{Cursor, OnConflict, ProcessOf},
     row::{End, Entry, Space},
 };
 
-/// How many changes one diff holds at most; what comes faster waits for the next.
-const DIFF_MAX: usize = 1_000;
 /// How long the leaves of a drained node are held back, unless said otherwise. Default: as long as
 /// clients take to connect again, jitter included.
 pub const CALM_FOR: Duration = Duration::from_secs(5);
@@ -98,8 +98,8 @@ impl Presence {
     /// [`Presence::untrack`]. A second time replaces the metadata.
     ///
     /// # Units and limits
-    /// `topic` has 1 to 255 bytes, `key` 1 to 1,024, neither a zero byte; metadata and presences
-    /// per node as [`DistConfig`](crate::DistConfig) says.
+    /// `topic` has 1 to 255 bytes, `key` 1 to 1,024, neither a zero byte; metadata, presences per
+    /// node and of one key as [`DistConfig`](crate::DistConfig) says.
     ///
     /// # Errors
     /// [`DistError`], but never [`DistError::NameTaken`]; nothing was changed.
@@ -216,49 +216,78 @@ impl Presence {
     /// Changes that come together are one [`Diff`]. Leaves of drained nodes are held back for
     /// `calm_for` ([`CALM_FOR`] is a good one): who is there again by then is an update. The handler
     /// runs in a task of its own, one call after the other: a slow one makes diffs larger and at
-    /// last miss some, and says so; one that panics is called again with the next diff. Neither
-    /// disturbs anybody else.
+    /// last miss some, and says so; one that panics is called again with the next diff; one that
+    /// never returns is called no more, and is dropped with the handle. None of them disturbs
+    /// anybody else.
+    ///
+    /// # Units and limits
+    /// A diff has at most about 1,000 changes. What waits for a slow handler is the node's history
+    /// ([`DistConfig::events_max`](crate::DistConfig::events_max)), which all readers share, and at
+    /// most [`HELD_MAX`](crate::diffs::HELD_MAX) leaves that are held back.
     pub fn on_diff<F, Fut>(&self, topic: &str, calm_for: Duration, handler: F) -> Handling
     where
         F: Fn(Diff) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         let watch = self.watch(topic, self.revision());
-        let clock = Arc::clone(&self.inner.clock);
+        let mut following = Following::new(watch, calm_for, Arc::clone(&self.inner.clock));
         let topic: Arc<str> = topic.into();
         let task = tokio::spawn(async move {
-            let (mut watch, mut diffs) = (watch, Diffs::new(calm_for));
             loop {
-                let mut diff = Diff::default();
-                let now = clock.now();
-                let pause = diffs.wake_at().map(|at| at.saturating_since(now));
-                let mut next = tokio::select! {
-                    biased;
-                    next = watch.next() => Some(next),
-                    () = sleep_if(pause) => None,
-                };
-                while let Some(event) = next {
-                    match event {
-                        Ok(event) => diffs.step(clock.now(), &event.change, &mut diff),
-                        Err(_missed) => diff.missed = true,
-                    }
-                    next = if diff.len() < DIFF_MAX { watch.try_next() } else { None };
-                }
-                diffs.woke(clock.now(), &mut diff);
-                if !diff.is_empty() && tokio::spawn(handler(diff)).await.is_err() {
+                let diff = following.diff().await;
+                // In a task of its own, so that a panic ends nothing but that.
+                let mut handling = tokio::spawn(handler(diff));
+                let _end = Handling(handling.abort_handle());
+                if (&mut handling).await.is_err() {
                     tracing::error!(%topic, "the handler of a presence diff panicked");
                 }
             }
         });
         Handling(task.abort_handle())
     }
-}
 
-async fn sleep_if(pause: Option<Duration>) {
-    match pause {
-        // The clock's resolution, so that what is due is due.
-        Some(pause) => tokio::time::sleep(pause.max(Duration::from_millis(1))).await,
-        None => std::future::pending().await,
+    /// Everybody in `topic`, in pages, and then what changes: for a client that keeps a copy.
+    ///
+    /// With `after`, what [`Feed::place`] said to an earlier feed of this node, only what changed
+    /// since then, if that is still remembered.
+    #[must_use]
+    pub fn feed(&self, topic: &str, after: Option<u64>, options: FeedOptions) -> Feed {
+        Feed::new(self.clone(), topic, after, options)
+    }
+
+    /// How many are in the topics that begin with `prefix`, and then how many in those where it
+    /// changes: for who wants the numbers and not the rows. With `after`, only those that have
+    /// changed after that event; at most one answer each `every`.
+    #[must_use]
+    pub fn watch_counts(&self, prefix: &str, after: Option<u64>, every: Duration) -> Counts {
+        Counts::new(self.clone(), prefix, after, every)
+    }
+
+    /// How many presences each node has in `topic`. Costs as much as there are nodes in it.
+    #[must_use]
+    pub fn counts_in(&self, topic: &str) -> Vec<(NodeId, usize)> {
+        let shelf = self.inner.index.get(Space::Presence, topic);
+        shelf.map(|shelf| shelf.node_counts()).unwrap_or_default()
+    }
+
+    /// Brings what is not in the rows, such as names and pictures of users, from where `fetch`
+    /// finds it: many keys at once, each once however many ask, and kept for a while. See
+    /// [`Fetcher`].
+    pub fn fetcher<V, F, Fut>(&self, config: FetchConfig, fetch: F) -> Fetcher<V>
+    where
+        V: Clone + Send + Sync + 'static,
+        F: Fn(Vec<Arc<str>>) -> Fut + Send + 'static,
+        Fut: Future<Output = Fetched<V>> + Send + 'static,
+    {
+        Fetcher::start(config, Arc::clone(&self.inner.clock), fetch)
+    }
+
+    pub(crate) fn watch_topics(&self, prefix: &str, after: u64) -> Watch {
+        self.inner.presences.watch(Filter::Scopes(prefix.into()), after)
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
     }
 }
 

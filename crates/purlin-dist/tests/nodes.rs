@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a broken fixture is a failed test")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     ops::Bound,
     sync::{
@@ -21,8 +21,8 @@ use purlin_core::{
     Advice, Clock, ClusterName, Hlc, Incarnation, NodeId, NodeName, Outcome, Rng, SystemClock,
 };
 use purlin_dist::{
-    Dist, DistConfig, DistError, Entry, Ground, Lost, Missed, OnConflict, RegisterOptions, SyncTo,
-    Watch, Why,
+    Counted, Dist, DistConfig, DistError, Entry, Fed, Feed, FeedOptions, FetchConfig, Ground, Lost,
+    Missed, OnConflict, RegisterOptions, RowKey, SyncTo, Watch, Why,
 };
 use purlin_net::{
     Authority, FaultRule, GossipKeys, TlsIdentity, Transport, TransportConfig,
@@ -600,6 +600,10 @@ async fn a_group_is_seen_called_and_told_as_one_from_every_node() {
     assert!(nodes[1].dist.groups().leave("carts", &sleeper));
     carts[2].kill();
     until("two are left", || groups.count("carts") == 2).await;
+    for node in nodes.iter() {
+        let on = groups.members_on("carts", node.id()).len();
+        assert_eq!(groups.count_on("carts", node.id()), on);
+    }
     let mut whys = BTreeSet::new();
     while let Some(event) = watch.try_next() {
         whys.insert(event.unwrap().change.why.as_str());
@@ -662,7 +666,7 @@ async fn a_drain_is_no_flicker_and_a_handler_that_panics_is_called_again() {
             let said = format!(
                 "+{} ~{} -{}",
                 names(diff.joins.iter().collect()),
-                names(diff.updates.iter().map(|(_, now)| now).collect()),
+                names(diff.updates.iter().map(|update| &update.now).collect()),
                 names(diff.leaves.iter().map(|(left, _)| left).collect()),
             );
             tell.send(said.clone()).unwrap();
@@ -684,4 +688,196 @@ async fn a_drain_is_no_flicker_and_a_handler_that_panics_is_called_again() {
     drop(back);
     drop((ada, bob));
     nodes.pop().unwrap().kill().await;
+}
+
+/// What a client makes of a feed.
+#[derive(Default)]
+struct Copy {
+    rows: BTreeMap<RowKey, Arc<Entry>>,
+    pages: usize,
+    is_complete: bool,
+}
+
+impl Copy {
+    fn take(&mut self, fed: Fed) {
+        match fed {
+            Fed::Page(page) => {
+                if page.first {
+                    *self = Self::default();
+                }
+                assert!(!self.is_complete, "a page after the last");
+                self.pages += 1;
+                self.is_complete = page.last;
+                page.entries.into_iter().for_each(|entry| self.put(entry));
+            }
+            Fed::Diff(diff) => {
+                assert!(!diff.missed);
+                diff.leaves.iter().for_each(|(left, _)| drop(self.rows.remove(&left.at)));
+                for update in diff.updates {
+                    self.rows.remove(&update.before.at);
+                    self.put(update.now);
+                }
+                diff.joins.into_iter().for_each(|entry| self.put(entry));
+            }
+        }
+    }
+
+    fn put(&mut self, entry: Arc<Entry>) {
+        let known = self.rows.get(&entry.at);
+        if known.is_none_or(|known| known.version < entry.version) {
+            self.rows.insert(entry.at.clone(), entry);
+        }
+    }
+
+    fn keys(&self) -> BTreeSet<String> {
+        self.rows.values().map(|entry| entry.key.to_string()).collect()
+    }
+
+    async fn until(&mut self, feed: &mut Feed, holds: impl Fn(&Self) -> bool) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !holds(self) {
+                self.take(feed.next().await);
+            }
+        });
+        assert!(waited.await.is_ok(), "the copy has {:?}", self.keys());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_is_a_copy_while_others_come_and_go_and_goes_on_where_it_was() {
+    let nodes = [
+        Node::with("n1", 1, &[], DistConfig { events_max: 64, ..DistConfig::default() }).await,
+        Node::start("n2", 1, &[]).await,
+    ];
+    nodes[1].cluster.wait_for_members(1, PATIENCE).await.unwrap();
+    let presence = nodes[0].dist.presence().clone();
+    let come = |n: usize| presence.track_while_held("room", &format!("{n:03}"), none()).unwrap();
+    let mut there: BTreeMap<usize, _> = (0..50).map(|n| (n * 2, come(n * 2))).collect();
+    let options = FeedOptions { page: 10, calm_for: Duration::ZERO };
+    let (mut feed, mut copy) = (presence.feed("room", None, options), Copy::default());
+    copy.take(feed.next().await);
+    // In front of the page, behind it, and on it.
+    there.insert(1, come(1));
+    there.insert(99, come(99));
+    there.remove(&0);
+    there.remove(&98);
+    there[&2].update(Metadata::from_iter([("mood", "calm")])).unwrap();
+    assert_eq!(feed.place(), None, "not all pages have been told");
+    let names = |there: &BTreeMap<usize, _>| -> BTreeSet<String> {
+        there.keys().map(|n| format!("{n:03}")).collect()
+    };
+    let whole = names(&there);
+    copy.until(&mut feed, |copy| copy.is_complete && copy.keys() == whole).await;
+    assert!(copy.pages >= 5 && copy.rows.values().any(|it| it.metadata.get("mood").is_some()));
+    // Gone, and back where it was.
+    let place = feed.place();
+    drop(feed);
+    there.remove(&4);
+    there.insert(3, come(3));
+    let mut feed = presence.feed("room", place, options);
+    let (pages, whole) = (copy.pages, names(&there));
+    copy.until(&mut feed, |copy| copy.keys() == whole).await;
+    assert_eq!(copy.pages, pages, "nothing was sent again");
+    // What is no longer remembered is sent again from the first page.
+    let place = feed.place();
+    drop(feed);
+    (200..300).for_each(|n| drop(there.insert(n, come(n))));
+    let mut feed = presence.feed("room", place, options);
+    let whole = names(&there);
+    copy.until(&mut feed, |copy| copy.is_complete && copy.keys() == whole).await;
+    assert!(copy.pages >= 15, "{}", copy.pages);
+    // A place of another life, which may be ahead, is none.
+    let mut feed = presence.feed("room", Some(u64::MAX), options);
+    assert!(
+        matches!(feed.next().await, Fed::Page(page) if page.first && page.count == there.len())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_the_number_of_a_topic_gets_the_number_and_on_which_nodes() {
+    let nodes = cluster_of(2).await;
+    let presence = nodes[0].dist.presence().clone();
+    let there = nodes[1].dist.presence().clone();
+    let held = |n: usize| there.track_while_held("room/1", &format!("{n}"), none()).unwrap();
+    let mut others: Vec<_> = (0..3).map(held).collect();
+    let here = presence.track_while_held("room/1", "ada", none()).unwrap();
+    let elsewhere = presence.track_while_held("street", "bob", none()).unwrap();
+    until("all are there", || presence.count("room/1") == 4).await;
+    let mut counts = presence.watch_counts("room/", None, Duration::from_millis(1));
+    let said = |counted: Counted| -> Vec<String> {
+        let nodes = |nodes: Vec<(NodeId, usize)>| {
+            let nodes = nodes.into_iter().map(|(node, count)| format!("{}:{count}", node.name));
+            nodes.collect::<Vec<_>>().join(" ")
+        };
+        let topics = counted.topics.into_iter();
+        topics.map(|it| format!("{} {} {}", it.topic, it.count, nodes(it.nodes))).collect()
+    };
+    let first = counts.next().await;
+    assert!(first.first && first.last);
+    assert_eq!(said(first), ["room/1 4 n1:1 n2:3"]);
+    drop(elsewhere);
+    others.truncate(1);
+    let mut last = Vec::new();
+    while last != ["room/1 2 n1:1 n2:1"] {
+        last = said(tokio::time::timeout(PATIENCE, counts.next()).await.expect("a count"));
+    }
+    let place = counts.place();
+    drop(counts);
+    drop(here);
+    drop(others);
+    until("nobody is there", || presence.count("room/1") == 0).await;
+    let mut counts = presence.watch_counts("room/", place, Duration::ZERO);
+    let gone = counts.next().await;
+    assert!(!gone.first);
+    assert_eq!(said(gone), ["room/1 0 "], "only what changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_key_cannot_use_up_the_place_of_all_others() {
+    let config = DistConfig { presences_per_key_max: 2, ..DistConfig::default() };
+    let node = Node::with("n1", 1, &[], config).await;
+    let presence = node.dist.presence();
+    let lease = |key: &str, session: &str| {
+        presence.lease("room", key, session, none(), Duration::from_secs(60))
+    };
+    lease("ada", "a").unwrap();
+    lease("ada", "b").unwrap();
+    let refused = lease("ada", "c").unwrap_err();
+    let expected = DistError::TooManyOfKey { key: "ada".into(), count: 2, max: 2 };
+    assert_eq!((&refused, refused.outcome()), (&expected, Outcome::NotDone));
+    lease("ada", "a").expect("what is there is renewed");
+    lease("bob", "a").expect("another key");
+    presence.release("room", "ada", "b");
+    lease("ada", "c").expect("there is place again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_readers_of_a_topic_ask_the_database_once() {
+    let node = Node::start("n1", 1, &[]).await;
+    let presence = node.dist.presence();
+    let held: Vec<_> = (0..100)
+        .map(|n| presence.track_while_held("room", &format!("user:{n}"), none()).unwrap())
+        .collect();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&asked);
+    let fetcher =
+        presence.fetcher(FetchConfig::default(), move |keys: Vec<Arc<str>>| {
+            counting.fetch_add(keys.len(), Ordering::SeqCst);
+            async move {
+                Ok(keys.into_iter().map(|key| (Arc::clone(&key), key.to_uppercase())).collect())
+            }
+        });
+    let readers = (0..1_000).map(|_| {
+        let (fetcher, presence) = (fetcher.clone(), presence.clone());
+        tokio::spawn(async move {
+            let there = presence.list("room", None, 200);
+            fetcher.get(there.iter().map(|entry| Arc::clone(&entry.key))).await.unwrap()
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        let names = reader.await.unwrap();
+        assert_eq!((names.len(), names["user:7"].as_str()), (100, "USER:7"));
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 100);
+    drop(held);
 }
