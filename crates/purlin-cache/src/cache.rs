@@ -713,7 +713,7 @@ impl RawCache {
     {
         let found = tokio::time::timeout(within, load()).await;
         let found = found.map_err(|_late| LoadError::Deadline(within))?;
-        let found = found.map_err(|error| LoadError::Failed(Arc::from(error.into())))?;
+        let found = found.map_err(LoadError::failed)?;
         let max = self.core.config.read().value_bytes_max;
         match found {
             Some(value) if value.len() > max => {

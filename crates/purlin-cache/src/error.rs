@@ -140,3 +140,14 @@ pub enum LoadError {
     #[error(transparent)]
     Cache(#[from] CacheError),
 }
+
+impl LoadError {
+    /// That a loader failed with `error`.
+    pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        // One that a loader got from another cache says what it says, not that it was said.
+        match error.into().downcast::<Self>() {
+            Ok(same) => *same,
+            Err(other) => Self::Failed(Arc::from(other)),
+        }
+    }
+}

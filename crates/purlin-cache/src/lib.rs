@@ -16,7 +16,7 @@
 //! In reading order:
 //! - [`config`]: [`CacheConfig`]; [`error`]: what may go wrong; [`stats`] and [`events`]
 //! - [`cache`]: [`Cache`], typed by serde, and [`RawCache`] below it
-//! - [`caches`]: [`Caches`], all caches of a node
+//! - [`caches`]: [`Caches`], all caches of a node; [`decorate`]: after `#[cache_put]` and `#[cache_evict]`
 //! - [`entry`], [`store`]: what is kept, and the byte budget
 //! - [`flight`]: one load per key
 //! - [`placement`], [`coherence`], [`invalidation`]: the decisions, pure
@@ -27,6 +27,7 @@ pub mod caches;
 pub mod coherence;
 pub mod config;
 mod copies;
+pub mod decorate;
 pub mod entry;
 pub mod error;
 pub mod events;

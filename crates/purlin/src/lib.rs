@@ -62,7 +62,7 @@ pub use purlin_cluster as cluster;
 pub use purlin_core as core;
 pub use purlin_crdt as crdt;
 pub use purlin_dist as dist;
-pub use purlin_macros::server;
+pub use purlin_macros::{cache_evict, cache_put, cached, server};
 pub use purlin_net as net;
 pub use purlin_process as process;
 pub use purlin_pubsub as pubsub;
