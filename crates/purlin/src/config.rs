@@ -399,6 +399,7 @@ impl Config {
             },
             dist: DistConfig {
                 entries_max: settings.count("dist.entries_max"),
+                presences_per_key_max: settings.count("dist.presences_per_key_max"),
                 metadata_bytes_max: settings.count("dist.metadata_bytes_max"),
                 events_max: settings.count("dist.events_max"),
                 scopes_max: settings.count("dist.scopes_max"),

@@ -270,6 +270,13 @@ const KEYS: &[Key] = &[
     },
     Key {
         section: "dist",
+        name: "presences_per_key_max",
+        kind: Kind::Count { min: 1, max: 100_000_000 },
+        default: Some("1000"),
+        doc: "presences of one key in one topic, so that one client cannot use up the place of all (guess)",
+    },
+    Key {
+        section: "dist",
         name: "metadata_bytes_max",
         kind: Kind::Bytes { min: 0, max: purlin_dist::row::METADATA_BYTES_LIMIT },
         default: Some("4KiB"),
