@@ -2,6 +2,7 @@
 
 mod names;
 mod state;
+mod supervisor;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ pub(crate) use self::state::{
     CacheCommand, CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand,
     SetCommand, Signature, StateCommand, SwitchCommand, TextCommand,
 };
+pub(crate) use self::supervisor::{SimulateSplitArgs, SupervisorCommand};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 not done, 2 usage, 3 outcome unknown, 4 cannot reach a node.";
@@ -188,6 +190,9 @@ Payloads go to standard output, one a line; notes about gaps go to standard erro
     /// See who is present where, and be present
     #[command(subcommand)]
     Presence(PresenceCommand),
+    /// See what becomes of children that any node can run
+    #[command(subcommand)]
+    Supervisor(SupervisorCommand),
     /// Keep values that may be forgotten at any time, and see what caches hold
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -24,6 +24,7 @@ mod replicated;
 mod sse;
 mod state;
 mod subscribe;
+mod supervisor;
 mod up;
 mod watching;
 
@@ -113,6 +114,9 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         }
         Command::Presence(command) => {
             on_runtime(presence::presence(&Client::new(&cli.global)?, command, output))
+        }
+        Command::Supervisor(command) => {
+            on_runtime(supervisor::supervisor(&cli.global, command, output))
         }
         Command::Flag(command) => {
             on_runtime(flag::flag(&Client::new(&cli.global)?, command, output))

@@ -35,6 +35,8 @@ pub(crate) struct Member {
     #[serde(default)]
     pub(crate) zone: Option<String>,
     #[serde(default)]
+    pub(crate) roles: Vec<String>,
+    #[serde(default)]
     pub(crate) rtt_us: Option<u64>,
     #[serde(default)]
     pub(crate) draining: bool,

@@ -115,3 +115,22 @@ fn a_node_that_does_not_answer_is_passed_over() {
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("asked    n2"), "{out}");
 }
+
+#[test]
+fn a_cut_is_simulated_for_the_members_there_are_and_for_imagined_ones() {
+    let cluster = Cluster::start(2);
+    let cut = ["supervisor", "simulate-split", "--cut", "n2/*", "--policy", "keep-majority"];
+    let (code, out, err) = told(&cluster.at(1, &cut).output().unwrap());
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("one goes on"), "{out}");
+    assert!(out.contains("goes on: half of the voters; n1 decides"), "{out}");
+    let cut = ["supervisor", "simulate-split", "--cut", "n1/n2/n3", "--members", "n1..n3"];
+    let (code, out, err) = told(&cluster.scene.run(&[&cut[..], &["--output", "json"]].concat()));
+    assert_eq!(code, Some(0), "{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let apart = &report["policies"][0];
+    assert_eq!((&apart["policy"], &apart["sides_that_go_on"]), (&"none".into(), &3.into()));
+    let (code, _, err) = told(&cluster.scene.run(&[&cut[..], &["--crash", "n9"]].concat()));
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("n9 is no member; there are n1, n2, n3"), "{err}");
+}
