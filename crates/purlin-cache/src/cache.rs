@@ -269,7 +269,8 @@ impl RawCache {
     /// Counts a read, and tells of it.
     fn saw(&self, key: &Bytes, is_hit: bool) {
         let counts = &self.core.counts;
-        count(if is_hit { &counts.hits } else { &counts.misses });
+        let counter = if is_hit { &counts.hits } else { &counts.misses };
+        counts.heat.note(counter.fetch_add(1, Ordering::Relaxed), key);
         counts.events.tell(|| {
             let key = key.clone();
             if is_hit { CacheEvent::Hit(key) } else { CacheEvent::Miss(key) }

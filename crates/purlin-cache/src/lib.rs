@@ -14,7 +14,7 @@
 //! | [`Kind::Replicated`] | on every node | local, travels to all | a round trip; each side of a cut goes on |
 //!
 //! In reading order:
-//! - [`config`]: [`CacheConfig`]; [`error`]: what may go wrong; [`stats`] and [`events`]
+//! - [`config`]: [`CacheConfig`]; [`error`]: what may go wrong; [`stats`], [`heat`] and [`events`]
 //! - [`cache`]: [`Cache`], typed by serde, and [`RawCache`] below it
 //! - [`caches`]: [`Caches`], all caches of a node; [`decorate`]: after `#[cache_put]` and `#[cache_evict]`
 //! - [`entry`], [`store`]: what is kept, and the byte budget
@@ -32,6 +32,7 @@ pub mod entry;
 pub mod error;
 pub mod events;
 pub mod flight;
+pub mod heat;
 pub mod invalidation;
 mod near;
 mod partitioned;
@@ -46,4 +47,5 @@ pub use caches::Caches;
 pub use config::{CacheConfig, ConfigError, Kind};
 pub use error::{CacheError, LoadError};
 pub use events::CacheEvent;
+pub use heat::HotKey;
 pub use stats::CacheStats;

@@ -4,7 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Kind, events::Events};
+use crate::{
+    config::Kind,
+    events::Events,
+    heat::{Heat, HotKey},
+};
 
 /// Counts of one cache on this node since it was opened, and what it holds now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +62,9 @@ pub struct CacheStats {
     pub found_elsewhere: u64,
     /// Writes that did not reach every node they should have.
     pub writes_incomplete: u64,
+    /// The keys most read from here lately, the hottest first; at most
+    /// [`KEYS_MAX`](crate::heat::KEYS_MAX).
+    pub hottest: Vec<HotKey>,
 }
 
 impl CacheStats {
@@ -76,6 +83,7 @@ macro_rules! counts {
         pub(crate) struct Counts {
             $(pub(crate) $name: AtomicU64,)*
             pub(crate) events: Events,
+            pub(crate) heat: Heat,
         }
 
         impl Counts {
@@ -87,6 +95,7 @@ macro_rules! counts {
                     bytes: 0,
                     bytes_max: 0,
                     near_bytes: 0,
+                    hottest: self.heat.hottest(),
                     $($name: self.$name.load(Ordering::Relaxed)),*
                 }
             }

@@ -4,7 +4,7 @@ import { request } from "./api.js";
 import { byId, bytes, h, reconcile, say } from "./draw.js";
 import { isShown, whenShown } from "./pages.js";
 
-const EVERY_MS = 2000;
+const EVERY_MS = 2000, HEAT_ROWS = 24;
 const WORDS = { local: "on each node by itself", near: "on every node that read it", partitioned: "on a few nodes, by key", replicated: "on every node" };
 let timer = null, asking = false;
 
@@ -58,6 +58,23 @@ function drawRows(nodes) {
     });
 }
 
+/** The hottest keys of all caches: each bar is a key's part of the reads through one node. */
+function drawHeat(nodes) {
+  const all = nodes.flatMap((node) => node.caches.flatMap((cache) => cache.hottest.map((hot) => ({ node: node.node, cache: cache.name, key: hot.key ?? `base64:${hot.key_base64}`, part: hot.per_mille }))));
+  const rows = all.sort((a, b) => b.part - a.part).slice(0, HEAT_ROWS);
+  byId("heat-empty").hidden = rows.length > 0;
+  reconcile(byId("heat"), rows, (row) => JSON.stringify([row.cache, row.key, row.node]),
+    () => h("li", {}, h("b"), h("small"), h("meter", { min: 0, max: 1000 }), h("span")),
+    (line, row) => {
+      const [key, where, meter, part] = line.children;
+      say(key, row.key);
+      say(where, `${row.cache} on ${row.node}`);
+      meter.value = row.part;
+      meter.title = `${(row.part / 10).toFixed(1)} % of the reads through ${row.node}`;
+      say(part, `${(row.part / 10).toFixed(1)} %`);
+    });
+}
+
 async function refresh() {
   if (!isShown("caches") || asking) return;
   asking = true;
@@ -65,6 +82,7 @@ async function refresh() {
     const { nodes } = await request("/v1/caches?everywhere=true");
     drawSummaries(nodes);
     drawRows(nodes);
+    drawHeat(nodes);
     const silent = nodes.filter((node) => node.problem).map((node) => node.node);
     say(byId("caches-note"), silent.length ? `not told by ${silent.join(", ")}` : `on ${nodes.length} ${nodes.length === 1 ? "node" : "nodes"}, live`);
   } catch (error) {

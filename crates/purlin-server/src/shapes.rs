@@ -514,6 +514,29 @@ pub struct CacheReport {
     pub found_elsewhere: u64,
     /// Writes that did not reach every node they should have.
     pub writes_incomplete: u64,
+    /// The keys most read from here lately, the hottest first; at most 32.
+    #[serde(default)]
+    pub hottest: Vec<HotKeyReport>,
+}
+
+/// A key and its part of the reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HotKeyReport {
+    /// The key, if it is text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// At least so many of a thousand reads lately were of it.
+    pub per_mille: u16,
+}
+
+impl From<purlin::cache::HotKey> for HotKeyReport {
+    fn from(hot: purlin::cache::HotKey) -> Self {
+        let (key, key_base64) = crate::state::text_or_base64(&hot.key);
+        Self { key, key_base64, per_mille: hot.per_mille }
+    }
 }
 
 impl From<purlin::cache::CacheStats> for CacheReport {
@@ -549,6 +572,7 @@ impl From<purlin::cache::CacheStats> for CacheReport {
             moved: stats.moved,
             found_elsewhere: stats.found_elsewhere,
             writes_incomplete: stats.writes_incomplete,
+            hottest: stats.hottest.into_iter().map(HotKeyReport::from).collect(),
         }
     }
 }

@@ -45,6 +45,7 @@ async fn what_one_node_caches_every_node_reads_removes_and_counts() {
     let (status, stats) = ask(&world, 0, Method::GET, "/v1/caches/cart", "").await;
     assert_eq!((status, &stats["kind"]), (StatusCode::OK, &json!("partitioned")));
     assert_eq!(stats["hits"], 1, "{stats}");
+    assert_eq!(stats["hottest"], json!([{"key": "user/42", "per_mille": 1000}]));
     let (_, all) = ask(&world, 0, Method::GET, "/v1/caches", "").await;
     assert_eq!(all["caches"][0]["name"], "cart");
     let (status, _) = ask(&world, 2, Method::DELETE, "/v1/caches/cart/user/42", "").await;
