@@ -27,6 +27,8 @@ pub(crate) struct Client {
 /// How long a question that changes nothing may take before the next node is asked. A paused
 /// process still accepts connections, so connecting proves nothing.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same when there is no other node to ask: a busy one is better than none.
+const LAST_READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a request that changes something may take before its outcome counts as unknown.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -93,9 +95,8 @@ impl Client {
     /// Reads `path` from the first node that answers.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let mut silent = Vec::new();
-        for endpoint in &self.endpoints {
-            let asked =
-                self.request(Method::GET, endpoint, path).timeout(READ_TIMEOUT).send().await;
+        for (endpoint, within) in self.asked_in_turn() {
+            let asked = self.request(Method::GET, endpoint, path).timeout(within).send().await;
             let answer = match asked {
                 Ok(response) => accepted(response).await?.json().await,
                 Err(error) => Err(error),
@@ -121,17 +122,17 @@ impl Client {
         last_id: Option<&str>,
     ) -> Result<(Endpoint, Response), Failure> {
         let mut silent = Vec::new();
-        for endpoint in &self.endpoints {
+        for (endpoint, within) in self.asked_in_turn() {
             let mut request =
                 self.request(Method::GET, endpoint, path).header("accept", "text/event-stream");
             if let Some(id) = last_id {
                 request = request.header("last-event-id", id);
             }
             // The stream itself may last for ever, so only its beginning is timed.
-            match tokio::time::timeout(READ_TIMEOUT, request.send()).await {
+            match tokio::time::timeout(within, request.send()).await {
                 Ok(Ok(response)) => return Ok((endpoint.clone(), accepted(response).await?)),
                 Ok(Err(error)) => silent.push(format!("{} ({})", endpoint.url, cause(&error))),
-                Err(_) => silent.push(format!("{} (no answer in {READ_TIMEOUT:?})", endpoint.url)),
+                Err(_) => silent.push(format!("{} (no answer in {within:?})", endpoint.url)),
             }
         }
         Err(self.unreachable(&silent))
@@ -140,9 +141,8 @@ impl Client {
     /// Reads the bytes at `path` from the first node that answers; `None` when nothing is there.
     pub(crate) async fn find(&self, path: &str) -> Result<Option<bytes::Bytes>, Failure> {
         let mut silent = Vec::new();
-        for endpoint in &self.endpoints {
-            let asked =
-                self.request(Method::GET, endpoint, path).timeout(READ_TIMEOUT).send().await;
+        for (endpoint, within) in self.asked_in_turn() {
+            let asked = self.request(Method::GET, endpoint, path).timeout(within).send().await;
             let answer = match asked {
                 Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                     let problem: Problem = response.json().await.unwrap_or_default();
@@ -231,6 +231,13 @@ impl Client {
                 cause(&error)
             ))
         })
+    }
+
+    /// The nodes with how long each may take to answer before the next is asked.
+    fn asked_in_turn(&self) -> impl Iterator<Item = (&Endpoint, Duration)> {
+        let last = self.endpoints.len().saturating_sub(1);
+        let within = move |at| if at == last { LAST_READ_TIMEOUT } else { READ_TIMEOUT };
+        self.endpoints.iter().enumerate().map(move |(at, endpoint)| (endpoint, within(at)))
     }
 
     fn request(&self, method: Method, endpoint: &Endpoint, path: &str) -> reqwest::RequestBuilder {
