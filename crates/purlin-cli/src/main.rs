@@ -21,6 +21,7 @@ mod ping;
 mod presence;
 mod publish;
 mod replicated;
+mod signals;
 mod sse;
 mod state;
 mod subscribe;

@@ -13,6 +13,7 @@ use crate::{
     exit::{Done, Failure},
     names::{watch, words},
     output::{Output, Tone, table},
+    signals::Signals,
     sse::Event,
 };
 
@@ -95,6 +96,9 @@ async fn track(
     lease: std::time::Duration,
     output: &mut Output,
 ) -> Done {
+    // Before anything is said: whoever reads that somebody is present may ask for the end at once,
+    // and whoever asks during a renewal is heard after it.
+    let mut stop = Signals::new()?;
     let mut kept_by = None;
     let mut missed = false;
     loop {
@@ -124,8 +128,7 @@ async fn track(
         }
         tokio::select! {
             biased;
-            asked = stop_asked() => {
-                asked.map_err(Failure::not_done)?;
+            () = stop.next() => {
                 let _: RemovedReport = client.send(Method::DELETE, end, Vec::new()).await?;
                 return Ok(());
             }
@@ -133,22 +136,6 @@ async fn track(
             () = tokio::time::sleep(lease / 3) => {}
         }
     }
-}
-
-#[cfg(unix)]
-async fn stop_asked() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        biased;
-        asked = tokio::signal::ctrl_c() => asked,
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-#[cfg(not(unix))]
-async fn stop_asked() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
 }
 
 /// Prints a change; says whether it was one.

@@ -15,10 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
 use self::{
     child::{Ending, NodeProcess},
@@ -30,11 +27,12 @@ use crate::{
     exit::{Done, Failure},
     members::Members,
     output::Output,
+    signals::Signals,
     state::{self, LocalCluster, LocalNode},
 };
 
 /// How long the nodes may take to find each other before `up` gives up.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// How often to see whether a dead node was brought back by hand.
 const LOOK_FOR_RETURN_EVERY: Duration = Duration::from_secs(1);
@@ -106,35 +104,6 @@ fn announce(layout: &Layout, output: &mut Output) {
             "other commands will not find these nodes by themselves ({}: {error}); use --node and --token-file",
             state::path().unwrap_or_default().display()
         ));
-    }
-}
-
-/// Ctrl-C, SIGTERM and a closed terminal: all ask for the same.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::NotDone(format!("cannot listen for signals: {error}")))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
     }
 }
 
