@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use purlin_core::{Advice, Deadline, Incarnation, Outcome, TraceContext};
+use purlin_core::{Advice, Clock, Deadline, Incarnation, Outcome, TraceContext, WallTime};
 use purlin_process::{
     Answer, AnyProcess, CallError, CastError, ConsumeRoute, Consumed, Context, Envelope,
     ExitReason, Handle, Inbound, Info, MailboxLimits, Message, MessageKind, Metadata, MonitorId,
@@ -159,17 +159,35 @@ async fn with(
     puppet.call(Do(Box::new(what))).await.unwrap();
 }
 
+/// A process system whose time is that of the paused runtime: it passes only while everybody waits,
+/// so no deadline is reached because this machine was busy with something else.
+fn in_virtual_time() -> Processes {
+    #[derive(Debug)]
+    struct Virtual(tokio::time::Instant);
+    impl Clock for Virtual {
+        fn now(&self) -> purlin_core::Instant {
+            purlin_core::Instant::from_start(self.0.elapsed())
+        }
+
+        fn wall(&self) -> WallTime {
+            WallTime::from_millis(1_000_000_000_000)
+        }
+    }
+    let node = Processes::for_tests().node().clone();
+    Processes::new(node, Arc::new(Virtual(tokio::time::Instant::now())))
+}
+
 /// Waits for a condition; the bound is for a machine under load.
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("happens in time")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("happens in time")
 }
 
 fn small(messages_max: usize, overload: Overload) -> SpawnOptions {
@@ -224,13 +242,13 @@ async fn calls_of_many_callers_each_get_their_own_answer() {
     assert_eq!(puppet.call(Add(0)).await, Ok(16_000));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_that_waits_behind_a_stuck_one_is_withdrawn_at_its_deadline() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let (puppet, mut seen) = plain(&processes).await;
     let release = stuck(&puppet).await;
     for within in [Duration::from_millis(20), Duration::from_millis(150)] {
-        let start = Instant::now();
+        let start = tokio::time::Instant::now();
         let error = soon(puppet.call_within(Add(1), within)).await.unwrap_err();
         assert_eq!(error, CallError::Expired(within));
         assert_eq!((error.outcome(), error.advice()), (Outcome::NotDone, Advice::Retry));
@@ -241,9 +259,9 @@ async fn a_call_that_waits_behind_a_stuck_one_is_withdrawn_at_its_deadline() {
     assert_eq!(seen.recv().await, Some(Seen::Added(5)), "the withdrawn ones never ran");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_being_handled_at_its_deadline_is_unknown() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let (puppet, _seen) = plain(&processes).await;
     for within in [Duration::from_millis(20), Duration::from_millis(150)] {
         let release = Arc::new(Notify::new());
@@ -304,7 +322,7 @@ async fn a_process_that_calls_itself_is_told_so_instead_of_waiting_for_ever() {
     assert_eq!(soon(narcissus.call(LookAtMyself)).await, Ok(Err(CallError::CallsItself)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn two_processes_that_call_each_other_wait_until_the_deadline_and_no_longer() {
     struct Partner(Option<ProcessRef<Self>>);
     struct Meet(ProcessRef<Partner>);
@@ -336,7 +354,7 @@ async fn two_processes_that_call_each_other_wait_until_the_deadline_and_no_longe
             Box::pin(ask).await.map(drop)
         }
     }
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let a = processes.spawn::<Partner>((), SpawnOptions::default()).await.unwrap();
     let b = processes.spawn::<Partner>((), SpawnOptions::default()).await.unwrap();
     a.call(Meet(b.clone())).await.unwrap();
@@ -431,15 +449,15 @@ async fn drop_oldest_also_finds_messages_already_taken_into_the_batch() {
     assert_eq!(process.info().dropped, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_sender_waits_for_room_and_no_longer_than_the_policy_says() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let options = small(1, Overload::Wait(Duration::from_millis(100)));
     let (puppet, mut seen) = puppet(&processes, options).await;
     let release = stuck(&puppet).await;
     puppet.try_cast(Add(1)).unwrap();
     assert!(matches!(puppet.try_cast(Add(9)), Err(CastError::Overloaded { .. })));
-    let start = Instant::now();
+    let start = tokio::time::Instant::now();
     assert!(matches!(soon(puppet.cast(Add(9))).await, Err(CastError::Overloaded { .. })));
     assert!(start.elapsed() >= Duration::from_millis(100));
     // A call's own deadline is the shorter one here.
@@ -482,9 +500,9 @@ async fn many_senders_at_a_small_mailbox_all_get_through() {
 
 // --- ends
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_init_that_fails_panics_or_hangs_leaves_nothing_behind() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let (report, _seen) = mpsc::unbounded_channel();
     let wiring = |init| Wiring { report: report.clone(), init };
     let options = || SpawnOptions {
@@ -537,9 +555,9 @@ async fn a_panic_is_an_exit_reason_and_reaches_the_caller_those_who_wait_and_ter
     assert!(matches!(puppet.cast(Add(1)).await, Err(CastError::NoProcess(_))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_panic_or_a_hang_in_terminate_still_ends_the_process() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let (puppet_a, _seen) = plain(&processes).await;
     puppet_a.call(Add(666)).await.unwrap();
     puppet_a.stop(ExitReason::Normal);
@@ -737,9 +755,9 @@ async fn a_process_started_linked_dies_with_its_starter_even_if_it_traps() {
 
 // --- timers and infos
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn timers_fire_between_messages_and_can_be_cancelled() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let (puppet, mut seen) = plain(&processes).await;
     with(&puppet, |ctx| {
         ctx.timer_once("late", Duration::from_millis(20));
@@ -910,9 +928,9 @@ async fn keys_are_shared_carry_metadata_and_are_found_by_prefix() {
 
 // --- the whole
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_list_shows_what_everybody_is_at() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let (puppet, _seen) = puppet(&processes, SpawnOptions::named("busy")).await;
     puppet.call(Add(1)).await.unwrap();
     let release = stuck(&puppet).await;
@@ -977,9 +995,9 @@ async fn a_shutdown_ends_the_youngest_first_does_accepted_work_and_starts_nothin
     assert_eq!(refused, SpawnError::ShuttingDown);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_kills_what_does_not_end_in_time() {
-    let processes = Processes::for_tests();
+    let processes = in_virtual_time();
     let options =
         SpawnOptions { drain_within: Duration::from_millis(20), ..SpawnOptions::default() };
     let (puppet, _seen) = puppet(&processes, options).await;

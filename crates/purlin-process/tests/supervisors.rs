@@ -134,13 +134,13 @@ impl Stage {
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("happens in time")
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("happens in time")
 }
 
 #[tokio::test]
@@ -316,7 +316,7 @@ async fn transient_and_temporary_children_follow_their_rules() {
         if children.len() == 1 && children[0].state == ChildState::Down {
             break;
         }
-        assert!(start.elapsed() < Duration::from_secs(30), "{children:?}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{children:?}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     soon(top.shutdown()).await;
@@ -353,7 +353,7 @@ async fn backoff_spaces_restarts_out_and_quarantine_ends_them_alone() {
     drop(stage.whereis("poison").call(Crash).await);
     let start = Instant::now();
     while top.count().await.unwrap().quarantined != 1 {
-        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(start.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     top.restart_child("poison").await.unwrap();
@@ -445,7 +445,7 @@ async fn a_storm_of_ten_thousand_crashes_keeps_the_intensity_and_leaks_no_task()
     let start = Instant::now();
     while ends.total.load(Ordering::SeqCst) < CRASHES {
         assert!(
-            start.elapsed() < Duration::from_secs(120),
+            start.elapsed() < Duration::from_secs(300),
             "{}",
             ends.total.load(Ordering::SeqCst)
         );
