@@ -56,7 +56,12 @@ async fn a_name_registered_on_one_node_is_listed_and_found_on_every_other() {
     assert_eq!((&found["node"], &found["kind"]), (&json!("n1"), &json!("Cart")));
     assert_eq!(found["metadata"], json!({"n": "4"}));
     assert!(found["version"].is_string() && found["unique"] == true);
-    // In pages.
+    // In pages, once all are there.
+    eventually("n2 knows the others", async || {
+        let all = world.get(&format!("{url}?prefix=cart%2F")).await;
+        (all["entries"].as_array().unwrap().len() == 5).then_some(())
+    })
+    .await;
     let page = world.get(&format!("{url}?prefix=cart%2F&limit=3")).await;
     assert_eq!(page["entries"].as_array().unwrap().len(), 3);
     assert_eq!((&page["truncated"], &page["next"]), (&json!(true), &json!("cart/2")));
@@ -66,11 +71,12 @@ async fn a_name_registered_on_one_node_is_listed_and_found_on_every_other() {
     // Shared keys, other scopes, and names of one node.
     eventually("the rest has arrived", async || {
         let night = world.get(&format!("{url}?scope=night")).await;
-        (night["entries"].as_array().unwrap().len() == 1).then_some(())
+        let shared = world.get(&format!("{url}?shared=true")).await;
+        let is_there = |report: &Value| report["entries"].as_array().unwrap().len() == 1;
+        (is_there(&night) && is_there(&shared) && shared["entries"][0]["name"] == "pool")
+            .then_some(())
     })
     .await;
-    let shared = world.get(&format!("{url}?shared=true")).await;
-    assert_eq!(shared["entries"][0]["name"], "pool");
     let here = world.node(1).processes();
     here.spawn_remote::<Cart>((), SpawnOptions::named("only here")).await.unwrap();
     let local = world.get(&format!("{url}?local=true")).await;

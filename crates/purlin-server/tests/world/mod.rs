@@ -185,10 +185,14 @@ impl World {
         self.urls.iter().map(String::as_str)
     }
 
-    /// Waits until every node sees every node alive.
+    /// Waits until every node sees every node alive, and its caches know where keys belong.
     pub(crate) async fn all_alive(&self) {
         for node in &self.nodes {
             node.cluster().wait_for_members(self.nodes.len(), PATIENCE).await.unwrap();
+            eventually("the caches know all nodes", async || {
+                (node.caches().hosts().len() == self.nodes.len()).then_some(())
+            })
+            .await;
         }
     }
 
@@ -210,6 +214,19 @@ impl World {
         let body: Value = response.json().await.unwrap();
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
         body
+    }
+
+    /// Subscribes at a node; every node knows of it and what it publishes from now on arrives.
+    ///
+    /// Returns the `ready` event too.
+    pub(crate) async fn subscribe(&self, at: usize, path: &str) -> (SseReader, Event) {
+        eventually("everybody knows of the subscription", async || {
+            let mut stream = self.open(at, path).await;
+            let ready = stream.next().await.unwrap();
+            assert_eq!(ready.name, "ready", "{}", ready.data);
+            (ready.data["everywhere"] == true).then_some((stream, ready))
+        })
+        .await
     }
 
     pub(crate) async fn open(&self, at: usize, path: &str) -> SseReader {
