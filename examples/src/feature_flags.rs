@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let authority = DevAuthority::new()?;
     let n1 = Node::builder().name("n1").dev(&authority).start().await?;
     let n2 = Node::builder().name("n2").dev(&authority).join([n1.cluster_addr()]).start().await?;
-    n1.cluster().wait_for_members(2, Duration::from_secs(10)).await?;
+    n1.cluster().wait_for_members(2, Duration::from_secs(60)).await?;
 
     // Rules are read from the top; the first that matches decides.
     let staff =

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use purlin::{net::Method, prelude::*};
+use purlin::{
+    cluster::{Member, State},
+    net::Method,
+    prelude::*,
+};
 
 /// Both sides mean the same by a method: its name, what is asked and what is answered.
 const GREET: Method<String, String> = Method::new("example.greet");
@@ -24,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // One seed is enough: n2 tells n3 about n1.
     let n3 = Node::builder().name("n3").dev(&authority).join([n2.cluster_addr()]).start().await?;
 
-    let within = Duration::from_secs(10);
+    let within = Duration::from_secs(60);
     for node in [&n1, &n2, &n3] {
         let view = node.cluster().wait_for_members(3, within).await?;
         let names: Vec<_> = view.alive().map(|member| member.name().as_str()).collect();
@@ -39,7 +43,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A message to whom it may concern.
     let mut news = n2.pubsub().subscribe("news/**")?;
-    news.propagated(within).await;
+    if !news.propagated(within).await {
+        return Err("not everybody has heard of the subscription".into());
+    }
     n1.pubsub().publish("news/today", "three nodes make a cluster")?;
     let delivery = news.recv().await.ok_or("the subscription is open")?;
     let text = String::from_utf8_lossy(delivery.payload());
@@ -47,7 +53,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Whoever drains has left for the others, not died.
     n3.drain(None).await;
-    let left = n1.cluster().member(&n3.id().name).ok_or("n3 is remembered")?;
+    let mut views = n1.cluster().watch();
+    let gone = async {
+        let mut view = views.view();
+        let is_over = |n3: &Member| matches!(n3.state, State::Left | State::Down);
+        while !view.get(&n3.id().name).is_none_or(is_over) {
+            view = views.changed().await;
+        }
+        view
+    };
+    let view = tokio::time::timeout(within, gone).await?;
+    let left = view.get(&n3.id().name).ok_or("n3 is remembered")?;
     writeln!(out, "n3 is {}", left.state)?;
     n2.shutdown().await;
     n1.shutdown().await;

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let kitchen = Node::builder().name("kitchen").dev(&authority).start().await?;
     let seed = kitchen.cluster_addr();
     let phone = Node::builder().name("phone").dev(&authority).join([seed]).start().await?;
-    kitchen.cluster().wait_for_members(2, Duration::from_secs(10)).await?;
+    kitchen.cluster().wait_for_members(2, Duration::from_secs(60)).await?;
 
     let (at_home, on_the_way) = (kitchen.crdt().map("cart")?, phone.crdt().map("cart")?);
     at_home.put("milk", "1 l")?;
