@@ -194,6 +194,7 @@ fn every_kind_is_made_read_and_followed_from_the_command_line() {
 
     done(&cluster, 1, &["map", "put", "shop", "eu/de/vat", "19", "--type", "nested_map"]);
     done(&cluster, 1, &["map", "put", "shop", "eu/fr/vat", "20"]);
+    seen(&cluster, 2, &["map", "get", "shop", "eu/de/vat"], "19");
     seen(&cluster, 2, &["map", "get", "shop", "eu/fr/vat"], "20");
     done(&cluster, 2, &["map", "delete", "shop", "eu/de"]);
     wait_until("the inner map is gone", PATIENCE, || {

@@ -8,8 +8,8 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Mutex},
-    thread,
+    sync::{Arc, LazyLock, Mutex},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -19,8 +19,12 @@ use nix::{
 };
 use serde_json::Value;
 
-/// Long enough for a machine that compiles something else at the same time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// Long enough for a machine that compiles something else at the same time: only a wait that has
+/// failed lasts so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long one answer may take. Only a node that was stopped needs all of it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_purlin")
@@ -138,9 +142,11 @@ impl Cluster {
             .spawn()
             .unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
-        collect(up.stdout.take().unwrap(), Arc::clone(&said));
-        collect(up.stderr.take().unwrap(), Arc::clone(&said));
-        Launched { up, said, dir }
+        let readers = vec![
+            collect(up.stdout.take().unwrap(), Arc::clone(&said)),
+            collect(up.stderr.take().unwrap(), Arc::clone(&said)),
+        ];
+        Launched { up, said, readers, dir }
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
@@ -265,6 +271,7 @@ fn node_logs(dir: &Path) -> String {
 struct Launched {
     up: Child,
     said: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
     dir: PathBuf,
 }
 
@@ -278,7 +285,10 @@ impl Launched {
                 return true;
             }
             if let Some(status) = self.up.try_wait().unwrap() {
-                if said.contains("is taken") {
+                // Its last words may still be on their way.
+                self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+                let said = self.said.lock().unwrap().join("\n");
+                if said.contains("is taken") || said.contains("is in use") {
                     return false;
                 }
                 panic!("up ended ({status}) and said:\n{said}\n{}", node_logs(&self.dir));
@@ -307,12 +317,16 @@ impl Drop for Cluster {
     }
 }
 
-pub(crate) fn collect(from: impl std::io::Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
+/// Puts every line of `from` into `into`, until its end.
+pub(crate) fn collect(
+    from: impl std::io::Read + Send + 'static,
+    into: Arc<Mutex<Vec<String>>>,
+) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             into.lock().unwrap().push(line);
         }
-    });
+    })
 }
 
 /// Waits until `look` finds something.
@@ -341,8 +355,8 @@ pub(crate) fn wait_until_or<T>(
 /// The JSON at `path` of the node on `port`; `None` when there is no good answer.
 pub(crate) fn get_json(port: u16, path: &str) -> Option<Value> {
     let mut stream =
-        TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(2)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER_WITHIN).ok()?;
+    stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n")
         .ok()?;
     let mut answer = Vec::new();
@@ -356,16 +370,26 @@ pub(crate) fn get_json(port: u16, path: &str) -> Option<Value> {
 }
 
 /// The first of `nodes` HTTP ports and the first of `nodes` cluster ports that are free in a row.
+///
+/// No port is given out twice: whoever got it may not have bound it yet.
 pub(crate) fn free_ports(nodes: u16) -> (u16, u16) {
     // Below the range from which the kernel hands out ports to outgoing connections.
-    for _ in 0..200 {
-        let first = 10_000 + u16::try_from(random() % 20_000).unwrap();
-        let all = first..first + 2 * nodes;
-        let is_free = |port: u16| {
-            TcpListener::bind(("127.0.0.1", port)).is_ok()
-                && UdpSocket::bind(("127.0.0.1", port)).is_ok()
-        };
-        if all.clone().all(is_free) {
+    const PORTS: std::ops::Range<u16> = 10_000..32_000;
+    static NEXT: LazyLock<Mutex<u16>> = LazyLock::new(|| {
+        Mutex::new(PORTS.start + u16::try_from(random() % PORTS.len() as u64).unwrap())
+    });
+    let is_free = |port: u16| {
+        TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok()
+    };
+    let mut next = NEXT.lock().unwrap();
+    for _ in 0..2_000 {
+        if PORTS.end - *next < 2 * nodes {
+            *next = PORTS.start;
+        }
+        let first = *next;
+        *next += 2 * nodes;
+        if (first..*next).all(is_free) {
             return (first, first + nodes);
         }
     }

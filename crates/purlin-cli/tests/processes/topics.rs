@@ -7,7 +7,6 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
 };
 
 use crate::support::{Cluster, PATIENCE, big_file, told, wait_until, wait_until_or};
@@ -233,7 +232,7 @@ fn sub_says_what_may_be_missing_when_its_node_comes_back() {
     wait_until("sub is back", PATIENCE, || {
         listener.notes().contains("may be missing").then_some(())
     });
-    wait_until("messages flow again", Duration::from_secs(30), || {
+    wait_until("messages flow again", PATIENCE, || {
         cluster.at(1, &["pub", "feed", "again"]).output().unwrap();
         fs::read_to_string(&arrived).unwrap().contains("again\n").then_some(())
     });
