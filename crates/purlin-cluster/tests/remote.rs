@@ -28,11 +28,19 @@ use purlin_process::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     Authority::generate(&ClusterName::parse("shop").unwrap(), SystemClock::new().wall()).unwrap()
 });
+
+/// Each test has its own cluster: a port that one test gave back may be another's a moment later,
+/// and these nodes go on calling at the old address.
+fn cluster_name() -> ClusterName {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let sum = test.bytes().fold(5_381_u64, |sum, byte| sum.wrapping_mul(33) ^ u64::from(byte));
+    ClusterName::parse(&format!("shop-{sum}")).unwrap()
+}
 
 /// One node: its transport, its processes, and the way between them.
 struct Node {
@@ -51,7 +59,7 @@ async fn node(text: &str, incarnation: u64, limits: RemoteLimits) -> Node {
     let tls = TlsIdentity::from_issued(AUTHORITY.certificate_pem(), &issued).unwrap();
     let id = NodeId::new(name(text), Incarnation(incarnation));
     let config = TransportConfig::new(
-        ClusterName::parse("shop").unwrap(),
+        cluster_name(),
         id.clone(),
         "127.0.0.1:0".parse().unwrap(),
         tls,
@@ -389,11 +397,15 @@ async fn garbage_for_this_service_is_counted_and_the_connection_lives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_is_kept_and_the_answer_that_comes_late_is_nobodys() {
     let (one, two) = pair().await;
-    let (_local, stuck) = ledger(&two, "ledger").await;
+    let (local, stuck) = ledger(&two, "ledger").await;
     let remote = find(&one, &two, "ledger").await;
-    let within = Duration::from_millis(60);
+    // Long enough for the call to be begun, on a busy machine too.
+    let within = Duration::from_secs(2);
     let error = soon(remote.within(within).wait()).await.unwrap_err();
     assert_eq!(error, CallError::NoReply(within));
+    let process = local.address().local().unwrap().untyped();
+    assert_eq!(process.info().handling, Some("Ledger.wait"), "it was not begun in {within:?}");
+    let within = Duration::from_millis(60);
     assert_eq!((error.outcome(), error.advice()), (Outcome::Unknown, Advice::SameRequestIdOnly));
     // One that waits behind it in the mailbox past its deadline never runs.
     let error = soon(remote.within(within).add(1)).await.unwrap_err();

@@ -41,6 +41,14 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     Authority::generate(&ClusterName::parse("shop").unwrap(), SystemClock::new().wall()).unwrap()
 });
 
+/// Each test has its own cluster: a port that one test gave back may be another's a moment later,
+/// and these nodes go on calling at the old address.
+fn cluster_name() -> ClusterName {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let sum = test.bytes().fold(5_381_u64, |sum, byte| sum.wrapping_mul(33) ^ u64::from(byte));
+    ClusterName::parse(&format!("shop-{sum}")).unwrap()
+}
+
 /// A cart that knows how much it holds.
 struct Cart(u64);
 
@@ -138,7 +146,7 @@ impl Node {
         let tls = TlsIdentity::from_issued(AUTHORITY.certificate_pem(), &issued).unwrap();
         let id = NodeId::new(name, Incarnation(life));
         let transport_config = TransportConfig::new(
-            ClusterName::parse("shop").unwrap(),
+            cluster_name(),
             id.clone(),
             "127.0.0.1:0".parse().unwrap(),
             tls,

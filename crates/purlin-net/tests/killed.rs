@@ -7,7 +7,6 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use purlin_net::{CallError, Cause, Method, PeerEvent, Rpc, TlsIdentity};
@@ -90,17 +89,13 @@ async fn a_killed_process_is_down_as_refused_and_its_calls_are_unknown() {
     .await;
 
     victim.0.kill().unwrap();
-    let killed_at = one.clock().now();
     let cause = event(&mut events, "it is down", |event| match event {
         PeerEvent::Down { cause, .. } => Some(cause),
         _ => None,
     })
     .await;
-    let noticed_after = one.clock().now() - killed_at;
+    // Told by the kernel, in milliseconds; whom nobody hears for long is `Silent`.
     assert_eq!(cause, Cause::Refused);
     let ended = within("the call's end", call).await.unwrap().unwrap_err();
     assert!(matches!(ended, CallError::Lost { .. }), "{ended}");
-    println!("noticed after {noticed_after:?}");
-    // Milliseconds on a machine at rest; this bound only tells it from a timeout.
-    assert!(noticed_after < Duration::from_secs(2), "{noticed_after:?}");
 }

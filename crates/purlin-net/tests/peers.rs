@@ -14,7 +14,8 @@ use world::*;
 fn eager(text: &str, incarnation: u64) -> TransportConfig {
     let mut config = config(text, incarnation);
     config.keep_alive.interval = Duration::from_millis(50);
-    config.keep_alive.silent_after = Duration::from_millis(500);
+    // Not so eager that somebody who waits for a core is taken for silent.
+    config.keep_alive.silent_after = Duration::from_secs(30);
     config.reconnect.max = Duration::from_millis(200);
     config.reconnect.connect_within = Duration::from_millis(500);
     config
@@ -156,7 +157,12 @@ async fn a_removed_peer_is_not_dialled_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_peer_is_noticed_and_a_healed_cut_reconnects() {
-    let (one, two, peer) = pair_of(eager("n1", 1), eager("n2", 1)).await;
+    let suspicious = |text| {
+        let mut config = eager(text, 1);
+        config.keep_alive.silent_after = Duration::from_millis(500);
+        config
+    };
+    let (one, two, peer) = pair_of(suspicious("n1"), suspicious("n2")).await;
     let mut events = one.events();
     let cut = one.faults().add(FaultRule::cut(name("n2"))).unwrap();
     let cause = event(&mut events, "the peer is down", |event| match event {
@@ -180,12 +186,7 @@ async fn a_slow_service_keeps_its_connection() {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-    let patient = |text| {
-        let mut config = eager(text, 1);
-        config.keep_alive.silent_after = Duration::from_secs(5);
-        config
-    };
-    let (one, two, peer) = pair_of(patient("n1"), patient("n2")).await;
+    let (one, two, peer) = pair_of(eager("n1", 1), eager("n2", 1)).await;
     two.register(SERVICE, Arc::new(Slow));
     for _ in 0..10 {
         send(&peer, b"x");

@@ -24,7 +24,7 @@ const ADD: Method<(u64, u64), u64> = Method::new("calc.add");
 const SLOW: Method<u64, ()> = Method::new("test.slow");
 const LOUD: Method<String, String> = Method::new("test.loud");
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 async fn calling() -> (Transport, Transport, Peer, Rpc, Rpc) {
     let (one, two, peer) = pair().await;

@@ -23,6 +23,14 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     Authority::generate(&ClusterName::parse("shop").unwrap(), SystemClock::new().wall()).unwrap()
 });
 
+/// Each test has its own cluster: a port that one test gave back may be another's a moment later,
+/// and these nodes go on calling at the old address.
+fn cluster_name() -> ClusterName {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let sum = test.bytes().fold(5_381_u64, |sum, byte| sum.wrapping_mul(33) ^ u64::from(byte));
+    ClusterName::parse(&format!("shop-{sum}")).unwrap()
+}
+
 struct Node {
     transport: Transport,
     set: ReplicaSet,
@@ -45,7 +53,7 @@ async fn try_node_in(
     let valid = purlin_net::certs::NODE_VALID_FOR;
     let issued = AUTHORITY.issue(&name, SystemClock::new().wall(), valid).unwrap();
     let config = TransportConfig::new(
-        ClusterName::parse("shop").unwrap(),
+        cluster_name(),
         NodeId::new(name, Incarnation(incarnation)),
         "127.0.0.1:0".parse::<SocketAddr>().unwrap(),
         TlsIdentity::from_issued(AUTHORITY.certificate_pem(), &issued).unwrap(),
@@ -72,7 +80,7 @@ fn introduce(nodes: &[&Node]) {
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

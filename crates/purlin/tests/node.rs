@@ -10,7 +10,7 @@ use purlin::{
     cluster::{Phase, State},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start(authority: &DevAuthority, name: &str, seeds: &[&Node]) -> Node {
     let seeds = seeds.iter().map(|node| node.cluster_addr());
