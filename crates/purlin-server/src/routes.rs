@@ -9,6 +9,7 @@ mod cluster;
 mod ephemeral;
 mod events;
 mod flags;
+mod follow;
 mod inspect;
 mod names;
 mod operate;

@@ -1,6 +1,6 @@
 //! Names and groups of processes: listed, found and followed.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -8,21 +8,19 @@ use axum::{
     http::{HeaderMap, Uri},
     response::Response,
 };
-use purlin::dist::{Cursor, DistError, Event, Groups, Missed, Registry, Watch};
-use purlin_core::Incarnation;
+use purlin::dist::{Cursor, DistError, Event, Groups, Registry};
 
-use super::{events::place_of, state::rest_of};
+use super::{follow::follow, state::rest_of};
 use crate::{
-    app::{App, StreamPlace},
+    app::App,
     input::Params,
     problem::{Problem, ReadRefusals},
     shapes::{
-        GapReport, GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange,
-        ReadyReport, RegistryEntry, RegistryReport, ScopesReport,
+        GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange, RegistryEntry,
+        RegistryReport, ScopesReport,
     },
-    sse::{self, Frames, Next, Source},
+    sse::Frames,
     state::absent,
-    timeline::Place,
 };
 
 /// The most entries of one page, and how many it has by default.
@@ -289,85 +287,6 @@ pub(super) fn cursor(after: Option<&str>) -> Result<Option<Cursor>, Problem> {
     after.map(parse).transpose()
 }
 
-/// Follows a watch. `known` is from where one begins who has seen nothing, to the latest revision.
-pub(super) fn follow(
-    app: &Arc<App>,
-    headers: &HeaderMap,
-    known: RangeInclusive<u64>,
-    watch: impl FnOnce(u64) -> Watch,
-    write: Write,
-) -> Result<Response, Problem> {
-    let stream_place = app.stream_place()?;
-    let me = app.host.id().incarnation;
-    let place = place_of(app, headers)?;
-    let after = match place {
-        Place::After(seq) => seq.min(*known.end()),
-        Place::Start => *known.start(),
-        Place::OtherLife => *known.end(),
-    };
-    let watch = watch(after);
-    let is_begun = false;
-    let source = Following { watch, me, place, is_begun, write, _place: stream_place };
-    Ok(sse::respond(source, app.closing.clone()))
-}
-
-/// How an event is told.
-type Write = fn(&mut Frames, &str, &Event);
-
 fn write_name(frames: &mut Frames, id: &str, event: &Event) {
     frames.json("change", Some(id), &NameChange::from(event));
-}
-
-/// One reader of changes.
-struct Following {
-    watch: Watch,
-    me: Incarnation,
-    place: Place,
-    is_begun: bool,
-    write: Write,
-    _place: StreamPlace,
-}
-
-impl Following {
-    fn begin(&mut self, frames: &mut Frames) {
-        self.is_begun = true;
-        if self.place == Place::OtherLife {
-            let reason = "restarted".to_owned();
-            frames.json("gap", None, &GapReport { reason, missed: None });
-        }
-        let revision = self.watch.revision();
-        let id = format!("{}.{revision}", self.me);
-        frames.json("ready", Some(&id), &ReadyReport { revision });
-    }
-
-    fn write(&self, frames: &mut Frames, next: Result<Arc<Event>, Missed>) {
-        match next {
-            Ok(event) => {
-                let id = format!("{}.{}", self.me, event.revision);
-                (self.write)(frames, &id, &event);
-            }
-            Err(missed) => {
-                let gone = Some(missed.last - missed.first + 1);
-                let reason = "forgotten".to_owned();
-                frames.json("gap", None, &GapReport { reason, missed: gone });
-            }
-        }
-    }
-}
-
-impl Source for Following {
-    async fn fill(&mut self, frames: &mut Frames) -> Next {
-        if !self.is_begun {
-            self.begin(frames);
-            return Next::More;
-        }
-        let next = self.watch.next().await;
-        self.write(frames, next);
-        while !frames.is_full()
-            && let Some(next) = self.watch.try_next()
-        {
-            self.write(frames, next);
-        }
-        Next::More
-    }
 }

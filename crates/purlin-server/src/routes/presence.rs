@@ -12,7 +12,10 @@ use axum::{
 use purlin::dist::{Cursor, DistError, Event};
 use purlin_core::{Advice, Outcome};
 
-use super::names::{cursor, follow, limit};
+use super::{
+    follow::follow,
+    names::{cursor, limit},
+};
 use crate::{
     app::App,
     input::{Params, decode_path, refuse_encoded, whole_body},
