@@ -214,6 +214,13 @@ impl Remote {
         Address::Remote(RemoteRef::new(target))
     }
 
+    /// The way to the process `pid` of another node, without a type: for addresses that choose
+    /// their process anew with every message.
+    #[must_use]
+    pub fn target(&self, pid: &Pid) -> Arc<dyn RemoteTarget> {
+        self.0.target(pid)
+    }
+
     /// Asks the node called `node` for its process with the unique name `name`; `None` if it has
     /// none that other nodes may send to. The own node is not asked but looked at.
     ///

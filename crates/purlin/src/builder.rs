@@ -11,7 +11,10 @@ use purlin_cluster::{
     swim,
 };
 use purlin_core::{Clock, Hlc, NodeId, Rng};
-use purlin_dist::{Dist, DistConfig, Ground};
+use purlin_dist::{
+    Dist, DistConfig, Ground,
+    supervisor::{Footing, Supervisors},
+};
 use purlin_net::{ChannelSpec, GossipKeys, Limits, Rpc, TlsIdentity, Transport, TransportConfig};
 use purlin_process::{ProcessLimits, Processes};
 use purlin_pubsub::PubSub;
@@ -251,6 +254,19 @@ impl NodeBuilder {
             rows,
         };
         let dist = Dist::start(config.dist, ground, rng.fork())?;
+        let mut records = Supervisors::replica();
+        if let Some(data) = &data {
+            records.dir = Some(data.path().join(records.name));
+            records.disk = Arc::clone(data.disk());
+        }
+        let footing = Footing {
+            cluster: cluster.clone(),
+            rpc: rpc.clone(),
+            remote: remote.clone(),
+            processes: processes.clone(),
+            records: ReplicaSet::start(records, &transport, Arc::clone(&hlc), rng.fork())?,
+        };
+        let supervisors = Supervisors::start(footing)?;
         let parts = Parts {
             config,
             clock,
@@ -264,6 +280,7 @@ impl NodeBuilder {
             state,
             caches,
             dist,
+            supervisors,
             _data: data,
         };
         Ok(Node::assemble(parts))

@@ -10,7 +10,10 @@ use std::{
 use purlin_cache::{Cache, CacheConfig, CacheError, Caches};
 use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
 use purlin_core::{Clock, Hlc, Instant, NodeId, watch};
-use purlin_dist::{Dist, Groups, Presence, Registry};
+use purlin_dist::{
+    Dist, Groups, Presence, Registry,
+    supervisor::{Supervisor, SupervisorError, Supervisors},
+};
 use purlin_net::Transport;
 use purlin_process::Processes;
 use purlin_pubsub::PubSub;
@@ -64,6 +67,7 @@ pub(crate) struct Parts {
     pub(crate) state: State,
     pub(crate) caches: Caches,
     pub(crate) dist: Dist,
+    pub(crate) supervisors: Supervisors,
     // Held for its lock.
     pub(crate) _data: Option<Arc<DataDir>>,
 }
@@ -201,6 +205,23 @@ impl Node {
     #[must_use]
     pub fn presence(&self) -> &Presence {
         self.dist().presence()
+    }
+
+    /// Level 2: the supervisor `name`: children that run once in the cluster, on whichever node, and
+    /// survive the one they are on. Guarantee: each side of a cut goes on as its split policy says;
+    /// after the heal one copy of each child stays. Records are kept across a restart when there is
+    /// a data dir.
+    ///
+    /// # Errors
+    /// [`SupervisorError`] for a name out of bounds, and for one supervisor too many.
+    pub fn supervisor(&self, name: &str) -> Result<Supervisor, SupervisorError> {
+        self.supervisors().get(name)
+    }
+
+    /// Level 2: all supervisors that this node knows of.
+    #[must_use]
+    pub fn supervisors(&self) -> &Supervisors {
+        &self.inner.parts.supervisors
     }
 
     /// Level 2: what names, groups and presences stand on, and its counts.
