@@ -28,7 +28,12 @@ pub struct Leaf(pub u16);
 impl Leaf {
     /// The leaf `slot` belongs to.
     pub(crate) fn of(slot: &Slot) -> Self {
-        Self(u16::try_from(slot.hash() >> 48).expect("16 bits"))
+        Self::of_hash(slot.hash())
+    }
+
+    /// The leaf of slots with this hash.
+    pub(crate) fn of_hash(hash: u64) -> Self {
+        Self(u16::try_from(hash >> 48).expect("16 bits"))
     }
 
     /// The branch it belongs to.
@@ -53,7 +58,35 @@ impl Leaf {
     }
 }
 
-/// The digest tree of one replica. Branches without entries cost a pointer.
+/// Hashes of entries, to be compared with somebody else's.
+pub(crate) trait Digests {
+    /// The hashes of the leaves of `branch`, unless it is empty.
+    fn leaves(&self, branch: u8) -> Option<[u64; FANOUT]>;
+
+    /// One hash of everything.
+    fn root(&self) -> u64 {
+        (0..=u8::MAX)
+            .fold(0, |root, branch| root ^ self.branch(branch).rotate_left(u32::from(branch) % 64))
+    }
+
+    /// One hash of the branch `branch`.
+    fn branch(&self, branch: u8) -> u64 {
+        // Position enters the hash: two leaves that swapped contents must not cancel out.
+        self.leaves(branch).map_or(0, |leaves| {
+            (0_u64..)
+                .zip(leaves)
+                .filter(|&(_, hash)| hash != 0)
+                .fold(0, |all, (at, hash)| all ^ mix(hash ^ mix(at + 1)))
+        })
+    }
+
+    /// The hashes of the branches, in order.
+    fn branches(&self) -> Vec<u64> {
+        (0..=u8::MAX).map(|branch| self.branch(branch)).collect()
+    }
+}
+
+/// The digest tree of a part of a replica. Branches without entries cost a pointer.
 #[derive(Debug, Default)]
 pub struct DigestTree {
     branches: Vec<Option<Box<[u64; FANOUT]>>>,
@@ -73,32 +106,11 @@ impl DigestTree {
             self.branches[usize::from(leaf.branch())].get_or_insert_with(|| Box::new([0; FANOUT]));
         branch[leaf.within()] ^= delta;
     }
+}
 
-    /// One hash of everything.
-    pub(crate) fn root(&self) -> u64 {
-        (0..=u8::MAX)
-            .fold(0, |root, branch| root ^ self.branch(branch).rotate_left(u32::from(branch) % 64))
-    }
-
-    /// One hash of the branch `branch`.
-    pub(crate) fn branch(&self, branch: u8) -> u64 {
-        // Position enters the hash: two leaves that swapped contents must not cancel out.
-        self.leaves(branch).map_or(0, |leaves| {
-            (0_u64..)
-                .zip(leaves)
-                .filter(|&(_, &hash)| hash != 0)
-                .fold(0, |all, (at, &hash)| all ^ mix(hash ^ mix(at + 1)))
-        })
-    }
-
-    /// The hashes of the branches, in order.
-    pub(crate) fn branches(&self) -> Vec<u64> {
-        (0..=u8::MAX).map(|branch| self.branch(branch)).collect()
-    }
-
-    /// The hashes of the leaves of `branch`, unless it is empty.
-    pub(crate) fn leaves(&self, branch: u8) -> Option<&[u64; FANOUT]> {
-        self.branches.get(usize::from(branch))?.as_deref()
+impl Digests for DigestTree {
+    fn leaves(&self, branch: u8) -> Option<[u64; FANOUT]> {
+        self.branches.get(usize::from(branch))?.as_deref().copied()
     }
 }
 

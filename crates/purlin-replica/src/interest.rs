@@ -101,6 +101,9 @@ impl Interest {
     /// Whether `key` is one of its keys.
     #[must_use]
     pub fn covers(&self, key: &[u8]) -> bool {
+        if self.is_all() {
+            return true;
+        }
         // What stands between a prefix and a key that begins with it begins with it too, so only
         // the last prefix before the key can be the one.
         let after = self.0.partition_point(|prefix| &prefix[..] <= key);

@@ -12,6 +12,7 @@
 //! - [`log`], [`digest`], [`wire`], [`sync`]: how replicas become equal; pure
 //! - [`journal`]: what a durable replica writes down
 //! - [`replica`]: [`ReplicaSet`], the shell: channels, time, disk, readers
+//! - [`index`]: values by key, read without a lock
 //! - [`collection`]: maps and sets of any size by name, and a catalogue of names
 //! - [`flag`], [`flags`]: feature flags: what one says, and where they are kept
 
@@ -21,10 +22,12 @@ pub mod digest;
 mod expiry;
 pub mod flag;
 pub mod flags;
+pub mod index;
 pub mod interest;
 pub mod journal;
 mod kinds;
 pub mod knowledge;
+mod leaves;
 pub mod log;
 mod pack;
 pub mod replica;

@@ -30,7 +30,7 @@ use crate::{
     interest::Interest,
     journal::{COMPACT_AFTER_BYTES, Record, RecordError},
     slot::{KeyError, Slot},
-    store::{Changed, Store, Update, WriteError},
+    store::{Changed, Made, Store, WriteError},
     sync::{
         ContextSize, Counters, Input, Lag, Membership, Output, StillCatchingUp, Sync, SyncConfig,
     },
@@ -420,7 +420,7 @@ impl ReplicaSet {
     ) -> Result<HlcTimestamp, StateError> {
         let written = self.stamp(value.into(), ttl)?;
         let at = written.at;
-        self.write(key.into(), |store, slot| store.put(slot, written).map(Some))?;
+        self.write(key.into(), |store, slot| store.put_over(slot, written).map(Some))?;
         Ok(at)
     }
 
@@ -438,7 +438,8 @@ impl ReplicaSet {
     ) -> Result<HlcTimestamp, StateError> {
         let written = self.stamp(value.into(), ttl)?;
         let at = written.at;
-        self.write(key.into(), |store, slot| store.put_if(slot, written, expected).map(Some))?;
+        let put = |store: &mut Store, slot| store.put_over_if(slot, written, expected).map(Some);
+        self.write(key.into(), put)?;
         Ok(at)
     }
 
@@ -606,15 +607,15 @@ impl ReplicaSet {
         Ok(Written { at, expires, value })
     }
 
-    pub(crate) fn write(
+    pub(crate) fn write<M: Into<Made>>(
         &self,
         key: Bytes,
-        change: impl FnOnce(&mut Store, Slot) -> Result<Option<Update>, WriteError>,
+        change: impl FnOnce(&mut Store, Slot) -> Result<Option<M>, WriteError>,
     ) -> Result<bool, StateError> {
-        let slot = Slot::new(key)?;
         let inner = &*self.inner;
         let mut out = Vec::new();
         let mut sync = inner.sync.lock();
+        let slot = sync.store().slot(&key)?;
         let keys = sync.store().len();
         if keys >= inner.config.keys_max && sync.store().get(&slot).is_none() {
             return Err(StateError::Full { keys, max: inner.config.keys_max });

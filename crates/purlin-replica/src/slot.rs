@@ -1,6 +1,6 @@
 //! Keys in the order of their hashes: the order in which digests are taken and pieces travel.
 
-use std::{fmt, sync::Arc};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 use bytes::Bytes;
 use purlin_ring::key_hash;
@@ -18,10 +18,22 @@ pub struct KeyError(pub usize);
 ///
 /// Hash order spreads keys evenly over the digest tree whatever they are called, and makes every
 /// piece of a state a plain range.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Slot {
     hash: u64,
     key: Arc<[u8]>,
+}
+
+impl Ord for Slot {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.is_where(self.hash, &self.key).reverse()
+    }
+}
+
+impl PartialOrd for Slot {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Slot {
@@ -39,6 +51,14 @@ impl Slot {
             return Err(KeyError(key.len()));
         }
         Ok(Self { hash: key_hash(key).0, key: Arc::from(key) })
+    }
+
+    /// Where it stands, seen from the slot of a key with its hash.
+    pub(crate) fn is_where(&self, hash: u64, key: &[u8]) -> Ordering {
+        // Mostly the very same key: no need to fetch its bytes.
+        let by_key =
+            || if std::ptr::eq(&*self.key, key) { Ordering::Equal } else { (*self.key).cmp(key) };
+        self.hash.cmp(&hash).then_with(by_key)
     }
 
     /// The first slot, present or not, whose hash is `hash`.

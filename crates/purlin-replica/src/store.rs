@@ -1,24 +1,74 @@
 //! One replica's state, without time or network: writes make deltas, deltas make changes.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use purlin_core::{Dot, HlcTimestamp, WallTime, hlc::NodeTag};
 use purlin_crdt::{
     CausalContext, Delta, DotFun, DotMap, DotSet, DotStore, Dots, Knows, TextError, store::Scope,
 };
+use purlin_ring::key_hash;
 
 use crate::{
     cell::{Cell, Kind, Parts, Written},
-    digest::{DigestTree, Leaf, digest},
+    digest::{DigestTree, Digests, Leaf, digest},
     interest::Interest,
     journal::Part,
     knowledge::{self, Claim, Knowledge},
-    slot::{KEY_BYTES_MAX, Slot},
+    leaves::Leaves,
+    slot::{KEY_BYTES_MAX, KeyError, Slot},
 };
 
 /// One or more writes on their way to other replicas.
 pub type Update = Delta<NodeTag, DotMap<Slot, Cell>>;
+
+/// What a write made: what there is to tell, if there is anybody to tell it to.
+#[derive(Debug)]
+pub enum Made {
+    /// An update.
+    Update(Update),
+    /// One write of a register.
+    Put(Put),
+}
+
+impl From<Update> for Made {
+    fn from(update: Update) -> Self {
+        Self::Update(update)
+    }
+}
+
+impl From<Put> for Made {
+    fn from(put: Put) -> Self {
+        Self::Put(put)
+    }
+}
+
+impl From<Made> for Update {
+    fn from(made: Made) -> Self {
+        match made {
+            Made::Update(update) => update,
+            Made::Put(put) => put.into(),
+        }
+    }
+}
+
+/// One write of a register, from which its update can be made.
+#[derive(Debug)]
+pub struct Put {
+    slot: Slot,
+    dot: Dot<NodeTag>,
+    cell: Cell,
+    replaced: Cell,
+}
+
+impl From<Put> for Update {
+    fn from(put: Put) -> Self {
+        let mut context = Dots::default();
+        put.replaced.dots(&mut |dot| context.insert(*dot));
+        context.insert(put.dot);
+        Self::new(Entries::one(put.slot, put.cell), context)
+    }
+}
 
 /// The entries of a range of slots, on their way to another replica.
 pub type Entries = DotMap<Slot, Cell>;
@@ -112,13 +162,11 @@ pub struct Changed {
 #[derive(Debug)]
 pub struct Store {
     me: NodeTag,
-    entries: Entries,
+    entries: Leaves,
     known: Knowledge,
     /// The number of the last write here.
     written: u64,
-    /// Over everything kept.
-    digests: DigestTree,
-    /// Over what is shared with neighbours that keep other keys.
+    /// Digests over what is shared with neighbours that keep other keys.
     shared: Vec<(Interest, DigestTree)>,
     /// How many dots of each life are kept.
     alive: BTreeMap<NodeTag, u64>,
@@ -130,10 +178,9 @@ impl Store {
     pub fn new(me: NodeTag) -> Self {
         Self {
             me,
-            entries: Entries::default(),
+            entries: Leaves::default(),
             known: Knowledge::default(),
             written: 0,
-            digests: DigestTree::default(),
             shared: Vec::new(),
             alive: BTreeMap::new(),
         }
@@ -143,6 +190,17 @@ impl Store {
     #[must_use]
     pub fn get(&self, slot: &Slot) -> Option<&Cell> {
         self.entries.get(slot)
+    }
+
+    /// The slot of `key`: the one that is kept, if anything is kept under it.
+    ///
+    /// # Errors
+    /// [`KeyError`] as [`Slot::new`].
+    pub fn slot(&self, key: &[u8]) -> Result<Slot, KeyError> {
+        match self.entries.slot(key_hash(key).0, key) {
+            Some(kept) => Ok(kept.clone()),
+            None => Slot::of(key),
+        }
     }
 
     /// How many keys there are.
@@ -189,9 +247,11 @@ impl Store {
     }
 
     /// The digests of what is kept of `keys`: all there is, or what [`Store::share`] asked for.
-    pub(crate) fn digests(&self, keys: &Interest) -> &DigestTree {
-        let tree = self.shared.iter().find(|(of, _)| of == keys);
-        tree.map_or(&self.digests, |(_, tree)| tree)
+    pub(crate) fn digests(&self, keys: &Interest) -> &dyn Digests {
+        match self.shared.iter().find(|(of, _)| of == keys) {
+            Some((_, tree)) => tree,
+            None => &self.entries,
+        }
     }
 
     /// Keeps digests for each of `wanted`, besides those of everything. Costs a look at every entry
@@ -218,7 +278,7 @@ impl Store {
     }
 
     fn toggle(&mut self, slot: &Slot, delta: u64) {
-        self.digests.toggle(slot, delta);
+        self.entries.toggle(slot, delta);
         for (keys, tree) in &mut self.shared {
             if keys.covers(slot.key()) {
                 tree.toggle(slot, delta);
@@ -286,7 +346,7 @@ impl Store {
         let mut fresh = Dots::default();
         fresh.insert_span(self.me, dot.counter, self.written);
         self.known.insert_all(&fresh);
-        let (cell, mut context) = change(self.entries.entry(slot.clone()), dot);
+        let (cell, mut context) = change(self.entries.entry(&slot), dot);
         let mut delta = 0;
         for replaced in context.iter() {
             delta ^= digest(&slot, &replaced);
@@ -307,7 +367,7 @@ impl Store {
         slot: &Slot,
         change: impl FnOnce(&mut Cell) -> Dots<NodeTag>,
     ) -> Update {
-        let kept = self.entries.entry(slot.clone());
+        let kept = self.entries.entry(slot);
         let context = change(kept);
         if DotStore::is_empty(kept) {
             self.entries.forget(slot);
@@ -326,13 +386,18 @@ impl Store {
     /// # Errors
     /// [`WriteError::WrongKind`], [`WriteError::TooLarge`].
     pub fn put(&mut self, slot: Slot, written: Written) -> Result<Update, WriteError> {
+        self.put_over(slot, written).map(Update::from)
+    }
+
+    /// As [`Store::put`], without making an update that perhaps nobody asks for.
+    pub(crate) fn put_over(&mut self, slot: Slot, written: Written) -> Result<Put, WriteError> {
         let bytes = written.value.len();
         if bytes > VALUE_BYTES_MAX {
             return Err(WriteError::TooLarge { bytes });
         }
-        // The write that nearly every write is: one way down the tree, and nothing made for it that
+        // The write that nearly every write is: one look for the place, and nothing made for it that
         // the update does not need.
-        let present = self.entries.entry(slot.clone());
+        let present = self.entries.entry(&slot);
         if present.as_one().is_none()
             && let Some(is) = present.kinds().find(|&kind| kind != Kind::Register)
         {
@@ -342,18 +407,15 @@ impl Store {
         let dot = Dot { node: self.me, counter: self.written };
         self.known.insert(&dot);
         let mut delta = digest(&slot, &dot);
-        let mut context = Dots::default();
+        *self.alive.entry(self.me).or_default() += 1;
         present.dots(&mut |replaced| {
             delta ^= digest(&slot, replaced);
             forget_dot(&mut self.alive, replaced.node);
-            context.insert(*replaced);
         });
-        context.insert(dot);
         let cell = Cell::one(dot, written);
-        *present = cell.clone();
-        *self.alive.entry(self.me).or_default() += 1;
+        let replaced = std::mem::replace(present, cell.clone());
         self.toggle(&slot, delta);
-        Ok(Update::new(Entries::one(slot, cell), context))
+        Ok(Put { slot, dot, cell, replaced })
     }
 
     /// Writes a register if its present value was written at `expected`; `None` expects none.
@@ -369,11 +431,21 @@ impl Store {
         written: Written,
         expected: Option<HlcTimestamp>,
     ) -> Result<Update, WriteError> {
+        self.put_over_if(slot, written, expected).map(Update::from)
+    }
+
+    /// As [`Store::put_if`], without making an update that perhaps nobody asks for.
+    pub(crate) fn put_over_if(
+        &mut self,
+        slot: Slot,
+        written: Written,
+        expected: Option<HlcTimestamp>,
+    ) -> Result<Put, WriteError> {
         let is = self.live_version(&slot, written.at.millis());
         if is != expected {
             return Err(WriteError::Overwritten { key: slot, is, expected });
         }
-        self.put(slot, written)
+        self.put_over(slot, written)
     }
 
     /// Writes a multi-value register over every value seen here.
@@ -552,9 +624,11 @@ impl Store {
         changed: &mut Vec<Changed>,
     ) {
         let before = self.entries.get(slot).cloned();
-        self.entries.join_key(slot, &self.known.of(slot.key()), cell, theirs, scope);
-        let now = self.entries.get(slot).cloned();
+        let mut joined = before.clone().unwrap_or_default();
+        joined.join(&self.known.of(slot.key()), cell, theirs, scope);
+        let now = (!joined.is_empty()).then_some(joined);
         if now != before {
+            self.set(slot, now.clone());
             self.change(slot, before.as_ref(), now.as_ref());
             changed.push(Changed { slot: slot.clone(), now });
         }
@@ -572,13 +646,17 @@ impl Store {
         for (slot, cell) in gone.into_iter().chain(kept.collect::<Vec<_>>()) {
             let before = self.entries.get(&slot).cloned();
             self.change(&slot, before.as_ref(), cell.as_ref());
-            match cell {
-                Some(cell) => {
-                    cell.dots(&mut |dot| self.known.insert(dot));
-                    self.entries.set(slot, cell);
-                }
-                None => self.entries.forget(&slot),
+            if let Some(cell) = &cell {
+                cell.dots(&mut |dot| self.known.insert(dot));
             }
+            self.set(&slot, cell);
+        }
+    }
+
+    fn set(&mut self, slot: &Slot, now: Option<Cell>) {
+        match now {
+            Some(cell) => self.entries.set(slot, cell),
+            None => self.entries.forget(slot),
         }
     }
 
@@ -592,7 +670,7 @@ impl Store {
         // What an entry of a claim holds is seen whatever other claims say: noted with all of them,
         // they soon say the same.
         let mut dots = Vec::new();
-        self.entries.dots(&mut |dot| dots.push(*dot));
+        self.entries.iter().for_each(|(_, cell)| cell.dots(&mut |dot| dots.push(*dot)));
         dots.iter().for_each(|dot| self.known.insert(dot));
         self.known.melt();
     }
@@ -616,8 +694,7 @@ impl Store {
         from: &Slot,
         to: Option<&Slot>,
     ) -> impl Iterator<Item = (&'a Slot, &'a Cell)> + use<'a> {
-        let end = to.map_or(Bound::Unbounded, Bound::Excluded);
-        self.entries.range(Bound::Included(from), end)
+        self.entries.range(from, to)
     }
 
     /// The entries of `leaf`.

@@ -44,7 +44,7 @@ use crate::{
     knowledge::{Claim, Knowledge},
     log::{Log, Seq},
     slot::Slot,
-    store::{Changed, Entries, Store, Update, WriteError},
+    store::{Changed, Entries, Made, Store, Update, WriteError},
     wire::{Message, MessageError, Versions},
 };
 
@@ -447,25 +447,29 @@ impl Sync {
     /// # Errors
     /// [`WriteError::OutsideInterest`] for a key that is not kept here, or not for much longer; and
     /// as `change` says. Nothing was changed.
-    pub fn write(
+    pub fn write<M: Into<Made>>(
         &mut self,
         now: Instant,
         slot: &Slot,
-        change: impl FnOnce(&mut Store) -> Result<Option<Update>, WriteError>,
+        change: impl FnOnce(&mut Store) -> Result<Option<M>, WriteError>,
         out: &mut Vec<Output>,
     ) -> Result<bool, WriteError> {
         if !self.wants.covers(slot.key()) {
             let (key, keeps) = (slot.clone(), self.wants.clone());
             return Err(WriteError::OutsideInterest { key, keeps });
         }
-        let Some(update) = change(&mut self.store)? else { return Ok(false) };
-        self.persist(out, || Record::Update(update.clone()));
+        let Some(made) = change(&mut self.store)? else { return Ok(false) };
         let ends = |cell: &Cell| cell.register().is_some_and(|written| written.expires.is_some());
-        if !self.expiries.is_empty() || update.store().iter().any(|(_, cell)| ends(cell)) {
+        if !self.expiries.is_empty() || self.store.get(slot).is_some_and(ends) {
             self.note_expiry(slot);
         }
-        self.enqueue(update, None);
-        self.flush(now, out);
+        // Whoever comes will compare: for nobody there is nothing to be made.
+        if self.config.durable || !self.peers.is_empty() {
+            let update = Update::from(made.into());
+            self.persist(out, || Record::Update(update.clone()));
+            self.enqueue(update, None);
+            self.flush(now, out);
+        }
         Ok(true)
     }
 

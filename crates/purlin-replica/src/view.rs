@@ -1,40 +1,21 @@
 //! What readers see: every live entry, found by key or in key order, read without a lock.
 //!
-//! A read of one key should cost a hash and a look, not a walk down a list; a scan needs order. So
-//! there are two indexes: buckets by hash, each an immutable little list that a writer replaces, and
-//! the keys alone in order. Overwriting a value touches the first only.
+//! A read of one key should cost a hash and a look, a scan needs order. So there are two indexes, and
+//! overwriting a value touches the first only.
 
-use std::{
-    ops::Bound,
-    sync::{Arc, OnceLock},
-};
+use std::{ops::Bound, sync::Arc};
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipSet;
 use purlin_core::WallTime;
-use purlin_ring::key_hash;
 
-use crate::{cell::Cell, slot::Slot};
-
-/// Tables of 256 buckets each, made when first needed: a million keys are eight to a bucket, and an
-/// empty set costs 8 KiB.
-const TABLES: usize = 512;
-const BUCKETS: usize = 256;
-
-type Bucket = ArcSwapOption<Vec<(Arc<[u8]>, Cell)>>;
+use crate::{cell::Cell, index::Index, slot::Slot};
 
 /// The entries of a replica, for readers. Written under the writer's lock, read by anybody.
+#[derive(Default)]
 pub(crate) struct View {
-    tables: Box<[OnceLock<Box<[Bucket]>>]>,
+    entries: Index<Cell>,
     keys: SkipSet<Arc<[u8]>>,
-}
-
-impl Default for View {
-    fn default() -> Self {
-        let tables = (0..TABLES).map(|_| OnceLock::new()).collect();
-        Self { tables, keys: SkipSet::new() }
-    }
 }
 
 impl std::fmt::Debug for View {
@@ -43,64 +24,36 @@ impl std::fmt::Debug for View {
     }
 }
 
-/// Which table and which of its buckets a key of this hash is in.
-fn place(hash: u64) -> (usize, usize) {
-    let bits = usize::try_from(hash >> 47).expect("17 bits");
-    (bits / BUCKETS, bits % BUCKETS)
-}
-
 impl View {
     /// Shows `now` under `slot` from now on; `None` for nothing.
     pub(crate) fn show(&self, slot: &Slot, now: Option<&Cell>) {
-        let (table, bucket) = place(slot.hash());
-        let table = self.tables[table]
-            .get_or_init(|| (0..BUCKETS).map(|_| ArcSwapOption::const_empty()).collect());
-        let bucket = &table[bucket];
-        let held = bucket.load();
-        let held = held.as_deref().map_or(&[][..], Vec::as_slice);
-        let at = held.iter().position(|(key, _)| **key == *slot.key());
-        match (at, now) {
-            (None, None) => {}
-            (Some(at), Some(cell)) => {
-                let mut shown = held.to_vec();
-                shown[at].1 = cell.clone();
-                bucket.store(Some(Arc::new(shown)));
+        match now {
+            Some(cell) => {
+                if self.entries.insert(Arc::clone(slot.shared_key()), cell.clone()) {
+                    self.keys.insert(Arc::clone(slot.shared_key()));
+                }
             }
-            (None, Some(cell)) => {
-                let mut shown = Vec::with_capacity(held.len() + 1);
-                shown.extend_from_slice(held);
-                shown.push((Arc::clone(slot.shared_key()), cell.clone()));
-                bucket.store(Some(Arc::new(shown)));
-                self.keys.insert(Arc::clone(slot.shared_key()));
-            }
-            (Some(at), None) => {
-                self.keys.remove(slot.key());
-                let others = held.iter().enumerate().filter(|(n, _)| *n != at);
-                let shown: Vec<_> = others.map(|(_, entry)| entry.clone()).collect();
-                bucket.store((!shown.is_empty()).then(|| Arc::new(shown)));
+            None => {
+                if self.entries.remove(slot.key()) {
+                    self.keys.remove(slot.key());
+                }
             }
         }
     }
 
     /// What was last shown under `slot`, whether its time is over or not.
     pub(crate) fn shown(&self, slot: &Slot) -> Option<Cell> {
-        self.find(slot.hash(), slot.key(), |_| true)
+        self.entries.read(slot.key(), Cell::clone)
     }
 
     /// What is kept under `key`, unless its time is over. Asks for the time only if that matters.
     pub(crate) fn get(&self, key: &[u8], now: impl FnOnce() -> WallTime) -> Option<Cell> {
-        self.find(key_hash(key).0, key, |cell| {
+        let live = |cell: &Cell| {
             // It is removed a moment after its time is over, and must not be seen in that moment.
             let expires = cell.register().and_then(|written| written.expires);
-            expires.is_none_or(|expires| now() < expires)
-        })
-    }
-
-    fn find(&self, hash: u64, key: &[u8], is_shown: impl FnOnce(&Cell) -> bool) -> Option<Cell> {
-        let (table, bucket) = place(hash);
-        let bucket = self.tables[table].get()?[bucket].load();
-        let (_, cell) = bucket.as_ref()?.iter().find(|(held, _)| **held == *key)?;
-        is_shown(cell).then(|| cell.clone())
+            expires.is_none_or(|expires| now() < expires).then(|| cell.clone())
+        };
+        self.entries.read(key, live)?
     }
 
     /// Up to `limit` live entries whose keys begin with `prefix`, after the key `after`.

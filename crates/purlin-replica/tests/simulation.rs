@@ -17,7 +17,7 @@ use purlin_replica::{
     cell::Written,
     journal::Record,
     slot::Slot,
-    store::Store,
+    store::{Store, Update, WriteError},
     sync::{Counters, Input, Membership, Output, Sync, SyncConfig},
     wire::Message,
 };
@@ -254,7 +254,8 @@ impl World {
         let at = self.nodes[n].hlc.now(wall).unwrap();
         let slot = Slot::new(key.to_owned()).unwrap();
         if !self.nodes[n].sync.interest().1.covers(key.as_bytes()) {
-            let refused = self.nodes[n].sync.write(now, &slot, |_| unreachable!(), &mut Vec::new());
+            let never = |_: &mut Store| -> Result<Option<Update>, WriteError> { unreachable!() };
+            let refused = self.nodes[n].sync.write(now, &slot, never, &mut Vec::new());
             assert!(refused.is_err(), "{key:?} is not kept and yet written");
             return;
         }

@@ -229,7 +229,7 @@ impl Sync {
     ) -> (Vec<Piece>, Option<Slot>) {
         let Some(peer) = self.peers.get(with) else { return (Vec::new(), None) };
         let digests = self.store.digests(&peer.shared);
-        let ours = digests.leaves(branch).map_or([0; FANOUT], |leaves| *leaves);
+        let ours = digests.leaves(branch).unwrap_or([0; FANOUT]);
         let theirs = |within: u8| theirs.get(usize::from(within)).copied().unwrap_or(0);
         let start = at.as_ref().map(Leaf::of);
         let (mut pieces, mut bytes) = (Vec::new(), 0);
