@@ -6,6 +6,7 @@ use crate::{
     args::StateCommand,
     client::{Client, segment},
     exit::Done,
+    listing::{Page, Row, list},
     output::{Output, Tone, human_bytes, human_micros, table},
     watching,
 };
@@ -16,7 +17,11 @@ pub(crate) async fn catalogue(
     output: &mut Output,
 ) -> Done {
     match command {
-        StateCommand::Ls { prefix, set } => list(client, prefix, set, output).await,
+        StateCommand::Ls { prefix, set } => {
+            let path = format!("/v1/state/{set}/keys?prefix={}", segment(prefix));
+            let head = ["NAME", "KIND", "ENTRIES", "SIZE", "LAST BY"];
+            list::<CatalogueReport>(client, &path, &head, output).await
+        }
         StateCommand::Watch { prefix, set, count } => {
             let path = format!("/v1/state/{set}/watch?prefix={}", segment(prefix));
             let what = format!("{prefix:?}");
@@ -26,25 +31,17 @@ pub(crate) async fn catalogue(
     }
 }
 
-async fn list(client: &Client, prefix: &str, set: &str, output: &mut Output) -> Done {
-    let (mut after, mut rows) = (String::new(), Vec::new());
-    let prefix = segment(prefix);
-    loop {
-        let path = format!("/v1/state/{set}/keys?prefix={prefix}{after}");
-        let page: CatalogueReport = client.get(&path).await?;
-        if output.is_json() {
-            output.json(&page)?;
-        }
-        rows.extend(page.rows.iter().map(row));
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None if output.is_json() => return Ok(()),
-            None => return table(&["NAME", "KIND", "ENTRIES", "SIZE", "LAST BY"], &rows, output),
-        }
+impl Page for CatalogueReport {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.rows.iter().map(row).collect()
     }
 }
 
-fn row(row: &NamedStateReport) -> Vec<(Tone, String)> {
+fn row(row: &NamedStateReport) -> Row {
     // Some kinds keep no time, so nobody is the last: then all who wrote.
     let last = row.origin.clone().unwrap_or_else(|| row.writers.join(", "));
     vec![

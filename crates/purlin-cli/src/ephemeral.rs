@@ -1,12 +1,13 @@
 //! `purlin ephemeral`: values that are everywhere, in memory, and may end by themselves.
 
-use purlin_server::shapes::{EphemeralChange, EphemeralReport};
+use purlin_server::shapes::{EntryReport, EphemeralChange, EphemeralReport};
 
 use crate::{
     args::EphemeralCommand,
     client::{Client, segment},
     exit::Done,
-    output::{Output, Tone, human_micros, table},
+    listing::{Page, Row, list},
+    output::{Output, Tone, human_micros},
     replicated::{delete, key_text, read, value_text, write},
     watching,
 };
@@ -38,21 +39,21 @@ pub(crate) async fn ephemeral(
             let path = format!("{}{}", path(key), query.unwrap_or_default());
             delete(client, &path, String::new(), output).await
         }
-        EphemeralCommand::Ls { prefix } => list(client, prefix, output).await,
+        EphemeralCommand::Ls { prefix } => {
+            let path = format!("/v1/ephemeral?limit=10000&prefix={}", segment(prefix));
+            list::<EphemeralReport>(client, &path, &["KEY", "BY", "ENDS", "VALUE"], output).await
+        }
         EphemeralCommand::Watch { prefix, count } => watch(client, prefix, *count, output).await,
     }
 }
 
-async fn list(client: &Client, prefix: &str, output: &mut Output) -> Done {
-    let (mut after, mut rows) = (String::new(), Vec::new());
-    let prefix = segment(prefix);
-    loop {
-        let path = format!("/v1/ephemeral?limit=10000&prefix={prefix}{after}");
-        let page: EphemeralReport = client.get(&path).await?;
-        if output.is_json() {
-            output.json(&page)?;
-        }
-        rows.extend(page.entries.iter().map(|entry| {
+impl Page for EphemeralReport {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let row = |entry: &EntryReport| {
             let ends = entry.expires_in_ms.map_or_else(
                 || "stays".to_owned(),
                 |ms| format!("ends in {}", human_micros(ms.saturating_mul(1_000))),
@@ -63,12 +64,8 @@ async fn list(client: &Client, prefix: &str, output: &mut Output) -> Done {
                 (Tone::Quiet, ends),
                 (Tone::Quiet, value_text(entry)),
             ]
-        }));
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None if output.is_json() => return Ok(()),
-            None => return table(&["KEY", "BY", "ENDS", "VALUE"], &rows, output),
-        }
+        };
+        self.entries.iter().map(row).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     args::{FlagCommand, Signature},
     client::{Client, segment},
     exit::{Done, Failure},
+    listing::{Page, Row, list},
     output::{Output, Tone, table},
     replicated::{delete, standard_input},
 };
@@ -23,7 +24,10 @@ fn path(name: &str) -> String {
 
 pub(crate) async fn flag(client: &Client, command: &FlagCommand, output: &mut Output) -> Done {
     match command {
-        FlagCommand::Ls { prefix } => list(client, prefix, output).await,
+        FlagCommand::Ls { prefix } => {
+            let path = format!("/v1/flags?limit=10000&prefix={}", segment(prefix));
+            list::<FlagsReport>(client, &path, &["FLAG", "STANDS", "BY", "WHY"], output).await
+        }
         FlagCommand::Get { name } => {
             let report = get(client, name).await?;
             if output.is_json() {
@@ -87,25 +91,17 @@ fn definition(report: FlagReport) -> FlagDefinition {
     }
 }
 
-async fn list(client: &Client, prefix: &str, output: &mut Output) -> Done {
-    let (mut after, mut rows) = (String::new(), Vec::new());
-    let prefix = segment(prefix);
-    loop {
-        let path = format!("/v1/flags?limit=10000&prefix={prefix}{after}");
-        let page: FlagsReport = client.get(&path).await?;
-        if output.is_json() {
-            output.json(&page)?;
-        }
-        rows.extend(page.flags.iter().map(row));
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None if output.is_json() => return Ok(()),
-            None => return table(&["FLAG", "STANDS", "BY", "WHY"], &rows, output),
-        }
+impl Page for FlagsReport {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.flags.iter().map(row).collect()
     }
 }
 
-fn row(flag: &FlagReport) -> Vec<(Tone, String)> {
+fn row(flag: &FlagReport) -> Row {
     let tone = match flag.otherwise {
         _ if flag.killed => Tone::Bad,
         RolloutDefinition::On => Tone::Good,

@@ -12,6 +12,7 @@ mod events;
 mod exit;
 mod files;
 mod flag;
+mod listing;
 mod logging;
 mod members;
 mod names;

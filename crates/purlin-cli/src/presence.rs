@@ -11,10 +11,11 @@ use crate::{
     args::PresenceCommand,
     client::{Client, segment},
     exit::{Done, Failure},
-    names::{watch, words},
-    output::{Output, Tone, table},
+    listing::{Page, Row, list},
+    names::words,
+    output::{Output, Tone},
     signals::Signals,
-    sse::Event,
+    watching::watch,
 };
 
 pub(crate) async fn presence(
@@ -23,11 +24,18 @@ pub(crate) async fn presence(
     output: &mut Output,
 ) -> Done {
     match command {
-        PresenceCommand::Ls { topic: None, prefix } => topics(client, prefix, output).await,
-        PresenceCommand::Ls { topic: Some(topic), .. } => list(client, topic, output).await,
+        PresenceCommand::Ls { topic: None, prefix } => {
+            let path = format!("/v1/presence?limit=10000&prefix={}", segment(prefix));
+            list::<PresencesReport>(client, &path, &["TOPIC", "PRESENT"], output).await
+        }
+        PresenceCommand::Ls { topic: Some(topic), .. } => {
+            let path = format!("/v1/presence/{}?limit=10000", segment(topic));
+            list::<PresenceReport>(client, &path, &["KEY", "NODE", "METADATA"], output).await
+        }
         PresenceCommand::Watch { topic, count } => {
             let path = format!("/v1/presence-watch?topic={}", segment(topic));
-            watch(client, &path, *count, output, print).await
+            let what = format!("presences of {topic:?}");
+            watch(client, &path, &what, *count, output, change_line).await
         }
         PresenceCommand::Track { topic, key, meta, session, lease } => {
             let path = format!("/v1/presence/{}/{}", segment(topic), segment(key));
@@ -42,48 +50,37 @@ pub(crate) async fn presence(
     }
 }
 
-async fn topics(client: &Client, prefix: &str, output: &mut Output) -> Done {
-    let (mut after, mut rows) = (String::new(), Vec::new());
-    let prefix = segment(prefix);
-    loop {
-        let path = format!("/v1/presence?limit=10000&prefix={prefix}{after}");
-        let page: PresencesReport = client.get(&path).await?;
-        if output.is_json() {
-            output.json(&page)?;
-        }
-        rows.extend(page.topics.into_iter().map(|topic| {
-            vec![(Tone::Strong, topic.topic), (Tone::Quiet, topic.count.to_string())]
-        }));
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None if output.is_json() => return Ok(()),
-            None => return table(&["TOPIC", "PRESENT"], &rows, output),
-        }
+impl Page for PresencesReport {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let topics = self.topics.iter();
+        topics
+            .map(|topic| {
+                vec![(Tone::Strong, topic.topic.clone()), (Tone::Quiet, topic.count.to_string())]
+            })
+            .collect()
     }
 }
 
-async fn list(client: &Client, topic: &str, output: &mut Output) -> Done {
-    let (mut after, mut rows) = (String::new(), Vec::new());
-    let topic = segment(topic);
-    loop {
-        let path = format!("/v1/presence/{topic}?limit=10000{after}");
-        let page: PresenceReport = client.get(&path).await?;
-        if output.is_json() {
-            output.json(&page)?;
-        }
-        rows.extend(page.entries.into_iter().map(|entry| {
-            let metadata = words(&entry.metadata);
-            vec![
-                (Tone::Strong, entry.key),
-                (Tone::Quiet, entry.node),
-                (Tone::Quiet, metadata.trim_start().to_owned()),
-            ]
-        }));
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None if output.is_json() => return Ok(()),
-            None => return table(&["KEY", "NODE", "METADATA"], &rows, output),
-        }
+impl Page for PresenceReport {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let entries = self.entries.iter();
+        entries
+            .map(|entry| {
+                vec![
+                    (Tone::Strong, entry.key.clone()),
+                    (Tone::Quiet, entry.node.clone()),
+                    (Tone::Quiet, words(&entry.metadata).trim_start().to_owned()),
+                ]
+            })
+            .collect()
     }
 }
 
@@ -138,23 +135,15 @@ async fn track(
     }
 }
 
-/// Prints a change; says whether it was one.
-fn print(event: &Event, output: &mut Output) -> Result<bool, Failure> {
-    if output.is_json() {
-        output.line(&event.data)?;
-        return Ok(true);
-    }
-    let change: PresenceChange = serde_json::from_str(&event.data)
-        .map_err(|error| Failure::NotDone(format!("a change cannot be read: {error}")))?;
+fn change_line(change: &PresenceChange, output: &Output) -> String {
     let (tone, what, entry) = match (&change.before, &change.now) {
         (None, now) => (Tone::Good, "join", now),
-        (Some(_), Some(now)) => (Tone::Doubtful, "update", &Some(now.clone())),
+        (Some(_), Some(_)) => (Tone::Doubtful, "update", &change.now),
         (before, None) => (Tone::Bad, "leave", before),
     };
     let what = output.toned_cell(tone, what, 6);
     let entry = entry.as_ref();
     let node = entry.map(|entry| entry.node.clone()).unwrap_or_default();
     let metadata = entry.map(|entry| words(&entry.metadata)).unwrap_or_default();
-    output.line(&format!("{what}  {}  {node}  {}{metadata}", change.key, change.why))?;
-    Ok(true)
+    format!("{what}  {}  {node}  {}{metadata}", change.key, change.why)
 }

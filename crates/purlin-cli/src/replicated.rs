@@ -14,7 +14,8 @@ use crate::{
     args::{CounterCommand, MapCommand, RegisterCommand, SetCommand, SwitchCommand, TextCommand},
     client::{Client, segment},
     exit::{Done, Failure},
-    output::{Output, Tone, table},
+    listing::{Page, Row, list},
+    output::{Output, Tone},
 };
 
 /// How much of a value a table shows.
@@ -107,7 +108,10 @@ pub(crate) async fn map(client: &Client, command: &MapCommand, output: &mut Outp
     let whole = |name: &str| format!("/v1/maps/{}", segment(name));
     let one = |name: &str, key: &str| format!("{}/{}", whole(name), key_path(key));
     match command {
-        MapCommand::Ls { name } => list_map(client, &whole(name), output).await,
+        MapCommand::Ls { name } => {
+            let path = format!("{}?limit=10000", whole(name));
+            list::<MapReport>(client, &path, &["KEY", "BY", "VALUE"], output).await
+        }
         MapCommand::Get { name, key } => read(client, &one(name, key), key, output).await,
         MapCommand::Put { name, key, value, kind } => {
             let path = of_type(one(name, key), kind.as_deref());
@@ -132,23 +136,17 @@ fn key_path(key: &str) -> String {
     keys.collect::<Vec<_>>().join("/")
 }
 
-async fn list_map(client: &Client, path: &str, output: &mut Output) -> Done {
-    let (mut after, mut rows) = (String::new(), Vec::new());
-    loop {
-        let page: MapReport = client.get(&format!("{path}?limit=10000{after}")).await?;
-        if output.is_json() {
-            output.json(&page)?;
-        }
-        rows.extend(page.entries.iter().map(entry_row));
-        match page.next {
-            Some(next) => after = format!("&after={}", segment(&next)),
-            None if output.is_json() => return Ok(()),
-            None => return table(&["KEY", "BY", "VALUE"], &rows, output),
-        }
+impl Page for MapReport {
+    fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.entries.iter().map(entry_row).collect()
     }
 }
 
-fn entry_row(entry: &EntryReport) -> Vec<(Tone, String)> {
+fn entry_row(entry: &EntryReport) -> Row {
     vec![
         (Tone::Strong, key_text(entry)),
         (Tone::Quiet, entry.origin.clone()),

@@ -65,7 +65,7 @@ impl Drop for Running {
 fn presences_are_seen_by_all_and_those_of_a_killed_node_go_with_the_verdict() {
     let cluster = Cluster::start(3);
     let watch = Running::start(&cluster, 1, &["presence", "watch", "room/7"]);
-    watch.wait_until_noted("watching on");
+    watch.wait_until_noted("watching presences");
     let eve = Running::start(&cluster, 2, &["presence", "track", "room/7", "eve"]);
     watch.wait_until_said("eve");
     let args = ["presence", "track", "room/7", "ada", "--meta", "device=phone", "--lease", "10m"];
