@@ -11,6 +11,7 @@ import { listen, startMessages } from "./messages.js";
 import { showPage } from "./pages.js";
 import { startProcesses } from "./processes.js";
 import { showState, startState } from "./state.js";
+import { startSupervisors } from "./supervisors.js";
 import { showTopics } from "./topics.js";
 
 // The node speaks at least every 2 s while the page is open; three missed beats are worth a word.
@@ -106,6 +107,7 @@ setInterval(judge, 1000);
 byId("notice-retry").addEventListener("click", () => live.retry());
 startMessages();
 startProcesses();
+startSupervisors();
 startState();
 startCaches();
 startFlags();
