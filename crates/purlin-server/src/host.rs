@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use purlin::{Node, cache::Caches, config::Shown, dist::Dist};
+use purlin::{
+    Node,
+    cache::Caches,
+    config::Shown,
+    dist::{Dist, supervisor::Supervisors},
+};
 use purlin_cluster::{
     drain::Phase as DrainPhase,
     swim::State,
@@ -196,6 +201,10 @@ impl Host {
 
     pub(crate) fn dist(&self) -> &Dist {
         self.node.dist()
+    }
+
+    pub(crate) fn supervisors(&self) -> &Supervisors {
+        self.node.supervisors()
     }
 
     /// Names that only this node knows.

@@ -15,6 +15,7 @@ mod names;
 mod operate;
 mod presence;
 mod state;
+mod supervisors;
 mod topics;
 mod watch;
 
@@ -165,6 +166,13 @@ const TABLE: &[Route] = &[
     wide("/v1/presence/{topic}/{key}", "/v1/presence/{topic}/{*rest}", Access::Write, || {
         put(presence::put).delete(presence::remove)
     }),
+    route("/v1/supervisors", Access::Read, || get(supervisors::list)),
+    route("/v1/supervisors/{name}/children", Access::Read, || get(supervisors::children)),
+    route("/v1/supervisors/{name}/plan", Access::Read, || get(supervisors::plan)),
+    route("/v1/supervisors/{name}/rebalance", Access::Admin, || post(supervisors::rebalance)),
+    route("/v1/supervisors/{name}/pause", Access::Admin, || post(supervisors::pause)),
+    route("/v1/supervisors/{name}/resume", Access::Admin, || post(supervisors::resume)),
+    route("/v1/supervisors/{name}/events", Access::Read, || get(supervisors::events)),
     route("/v1/processes", Access::Read, || get(inspect::processes)),
     route("/v1/config", Access::Read, || get(inspect::config)),
     route("/v1/health/live", Access::Open, || get(operate::live)),
@@ -245,6 +253,8 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         caches::get, caches::put, caches::change, caches::remove,
         names::registry, names::scopes, names::name, names::watch_registry,
         names::groups, names::members, names::watch_groups,
+        supervisors::list, supervisors::children, supervisors::plan, supervisors::rebalance,
+        supervisors::pause, supervisors::resume, supervisors::events,
         presence::topics, presence::list, presence::get, presence::put, presence::remove,
         presence::watch,
         inspect::processes, inspect::config,

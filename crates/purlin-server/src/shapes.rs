@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 mod flags;
 mod names;
 mod state;
+mod supervisors;
 
 pub use flags::{
     AskerRequest, AuditReport, EvaluationReport, FlagDefinition, FlagReport, FlagsChanged,
@@ -25,6 +26,11 @@ pub use state::{
     ReplicaPeerReport, ReplicaSetReport, SetReport, SpliceReport, SpliceRequest, StateChange,
     StateReport, SwitchReport, SwitchRequest, TextReport, ValueReport, ValuesReport, WatchReport,
     WrittenReport,
+};
+
+pub use supervisors::{
+    ChildEvent, ChildReport, ChildrenReport, MoveReport, PlanReport, RebalanceReport,
+    SupervisorNode, SupervisorReport, SupervisorsReport,
 };
 
 use serde::{Deserialize, Serialize};

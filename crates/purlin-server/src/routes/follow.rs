@@ -3,7 +3,10 @@
 use std::{future::Future, ops::RangeInclusive, sync::Arc};
 
 use axum::{http::HeaderMap, response::Response};
-use purlin::dist::{Event, Missed, Watch};
+use purlin::dist::{
+    Event, Missed, Watch,
+    supervisor::events::{Events, Happened},
+};
 use purlin_core::Incarnation;
 
 use super::events::place_of;
@@ -46,6 +49,26 @@ impl Story for Watch {
 
     fn number(event: &Event) -> u64 {
         event.revision
+    }
+}
+
+impl Story for Events {
+    type Event = Happened;
+
+    fn next(&mut self) -> impl Future<Output = Result<Arc<Happened>, Missed>> + Send {
+        Self::next(self)
+    }
+
+    fn try_next(&mut self) -> Option<Result<Arc<Happened>, Missed>> {
+        Self::try_next(self)
+    }
+
+    fn revision(&self) -> u64 {
+        Self::revision(self)
+    }
+
+    fn number(happened: &Happened) -> u64 {
+        happened.revision
     }
 }
 
