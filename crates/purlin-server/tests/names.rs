@@ -1,14 +1,17 @@
-//! Names and groups over real HTTP, against a real cluster on loopback.
+//! Names, groups and children over real HTTP, against a real cluster on loopback.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
 
 #[allow(dead_code, reason = "shared by several test programs, each of which uses a part of it")]
 mod world;
 
-use purlin::process::{ExitReason, Metadata, ProcessRef, SpawnOptions};
+use purlin::{
+    dist::supervisor::{Birth, ChildOptions, Kind, KindError},
+    process::{ExitReason, Metadata, ProcessRef, SpawnOptions},
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use world::{World, eventually};
+use world::{TOKEN, World, eventually};
 
 struct Cart;
 
@@ -282,5 +285,85 @@ async fn a_reader_who_comes_late_may_begin_with_recent_changes() {
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(refused["detail"].as_str().unwrap().contains("10000"), "{refused}");
     drop(watch);
+    world.stop().await;
+}
+
+/// Carts as children of a supervisor.
+struct Carts;
+
+impl Kind for Carts {
+    const NAME: &'static str = "cart";
+    type Server = Cart;
+    type Args = u32;
+    type State = ();
+
+    fn args(&self, _size: u32, _birth: Birth<()>) -> Result<(), KindError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_are_listed_planned_for_and_followed_on_every_node() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    for at in 0..2 {
+        world.node(at).supervisor("carts").unwrap().register_kind(Carts).unwrap();
+    }
+    let carts = world.node(0).supervisor("carts").unwrap();
+    for n in 0..3 {
+        let options = ChildOptions::default();
+        carts.start_child::<Carts>(&format!("cart-{n}"), &n, options).await.unwrap();
+    }
+    let url = format!("{}/v1/supervisors", world.url(1));
+    let children = eventually("n2 knows all children", async || {
+        let (status, page) = world.try_get(&format!("{url}/carts/children?limit=2")).await;
+        (status == StatusCode::OK && page["count"] == 3).then_some(page)
+    })
+    .await;
+    let first = &children["children"][0];
+    assert_eq!((&first["id"], &first["kind"]), (&json!("cart-0"), &json!("cart")));
+    assert!(first["fence"].as_u64().unwrap() > 0 && first["restarts"] == 0, "{first}");
+    assert_eq!(children["next"], "cart-1");
+    let rest = world.get(&format!("{url}/carts/children?after=cart-1&prefix=cart-")).await;
+    assert_eq!((&rest["children"][0]["id"], &rest["next"]), (&json!("cart-2"), &json!(null)));
+    let all = world.get(&url).await;
+    let report = &all["supervisors"][0];
+    assert_eq!((&report["name"], &report["children"]), (&json!("carts"), &json!(3)));
+    assert_eq!((&report["gate"], &report["paused"]), (&json!("open"), &json!(false)));
+    let counted = report["nodes"].as_array().unwrap().iter();
+    assert_eq!(counted.map(|node| node["children"].as_u64().unwrap()).sum::<u64>(), 3);
+    // What has happened, and what happens now.
+    let mut story = world.open(1, "/v1/supervisors/carts/events?recent=10000").await;
+    assert_eq!(story.next().await.unwrap().name, "ready");
+    let mut started = std::collections::BTreeSet::new();
+    while started.len() < 3 {
+        let event = story.next().await.unwrap();
+        if event.data["what"] == "started" {
+            started.insert(event.data["id"].as_str().unwrap().to_owned());
+        }
+    }
+    // Plans are for all to see, moves for those with the token.
+    let plan = world.get(&format!("{url}/carts/plan")).await;
+    assert!(plan["moves"].is_array() && plan["truncated"] == false, "{plan}");
+    for act in ["rebalance", "pause", "resume"] {
+        let refused = world.http.post(format!("{url}/carts/{act}")).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{act}");
+    }
+    for (act, paused) in [("pause", true), ("resume", false)] {
+        let request = world.http.post(format!("{url}/carts/{act}")).bearer_auth(TOKEN);
+        let report: Value = request.send().await.unwrap().json().await.unwrap();
+        assert_eq!(report["paused"], paused, "{report}");
+    }
+    let request = world.http.post(format!("{url}/carts/rebalance")).bearer_auth(TOKEN);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    let moves: Value = response.json().await.unwrap();
+    assert!(moves["moves"].is_u64() && moves["paused"] == false, "{moves}");
+    for path in ["children", "plan", "events"] {
+        let (status, _) = problem(&world, &format!("/v1/supervisors/nobody/{path}")).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+    }
+    let names = world.get(&url).await["supervisors"].as_array().unwrap().len();
+    assert_eq!(names, 1, "to look makes none");
     world.stop().await;
 }
