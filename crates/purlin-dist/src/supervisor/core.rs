@@ -381,6 +381,8 @@ enum Stage {
     Stopping(Option<ProcessId>),
     /// For its state.
     Handing(ProcessId, Then),
+    /// For the end of a process that gives no state and moves without.
+    Leaving(ProcessId, NodeId, Cause),
     /// For the node that starts its successor.
     Delivering(NodeId, Option<Handed>),
 }
@@ -517,7 +519,9 @@ impl Core {
     #[must_use]
     pub fn is_moving(&self, id: &str) -> bool {
         let local = self.children.get(id).and_then(|child| child.local.as_ref());
-        local.is_some_and(|local| matches!(local.stage, Stage::Handing(..) | Stage::Delivering(..)))
+        local.is_some_and(|local| {
+            matches!(local.stage, Stage::Handing(..) | Stage::Leaving(..) | Stage::Delivering(..))
+        })
     }
 
     /// The hosts there are.
@@ -837,6 +841,8 @@ impl Core {
         out: &mut Vec<Output>,
     ) -> bool {
         if self.removed.get(id).is_some_and(|(removed, _)| *removed >= version) {
+            // It was not here yet when it was removed.
+            out.push(Output::Remove(Arc::clone(id), version));
             return false;
         }
         let child = self.children.entry(Arc::clone(id)).or_default();
@@ -868,13 +874,16 @@ impl Core {
 
     fn drop_spec(&mut self, now: Instant, id: &Arc<str>, out: &mut Vec<Output>) {
         let Some(child) = self.children.get_mut(id) else { return };
-        child.provisional = None;
+        // Of what was never in the replica it is not known that it was removed.
+        let was_provisional = child.provisional.take().is_some();
         let Some((version, _)) = child.spec.take() else { return };
         out.push(event(id, What::Removed, child.place.as_ref().map(|(_, place)| place)));
         self.specs -= 1;
-        self.prune_removed(now);
-        self.removed.insert(Arc::clone(id), (version, now));
         self.count_child(id);
+        if !was_provisional {
+            self.prune_removed(now);
+            self.removed.insert(Arc::clone(id), (version, now));
+        }
     }
 
     fn prune_removed(&mut self, now: Instant) {
@@ -1084,8 +1093,13 @@ impl Core {
             Stage::Stopping(_) => {
                 local.stage = Stage::Stopping(Some(process));
                 out.push(Output::Stop(Arc::clone(id), process, StopWhy::Elsewhere));
+                self.outdo(id, fence, out);
             }
-            Stage::Running(_) | Stage::Waiting | Stage::Handing(..) | Stage::Delivering(..) => {
+            Stage::Running(_)
+            | Stage::Waiting
+            | Stage::Handing(..)
+            | Stage::Leaving(..)
+            | Stage::Delivering(..) => {
                 out.push(Output::Stop(Arc::clone(id), process, StopWhy::Elsewhere));
             }
         }
@@ -1121,7 +1135,11 @@ impl Core {
                 self.to_plan.insert(Arc::clone(id));
             }
             Stage::Stopping(_) => self.forget_local(id),
-            Stage::Running(_) | Stage::Waiting | Stage::Handing(..) | Stage::Delivering(..) => {}
+            Stage::Running(_)
+            | Stage::Waiting
+            | Stage::Handing(..)
+            | Stage::Leaving(..)
+            | Stage::Delivering(..) => {}
         }
         self.reconcile(now, id, out);
         self.plan_some(now, out);
@@ -1154,6 +1172,13 @@ impl Core {
                 }
             }
             Stage::Stopping(Some(it)) if *it == process => self.forget_local(id),
+            Stage::Leaving(it, to, cause) if *it == process => {
+                let (to, cause) = (to.clone(), cause.clone());
+                match self.is_mine(id) {
+                    true => self.deliver(id, to, cause, None, out),
+                    false => self.give_up(id, out),
+                }
+            }
             _ => return,
         }
         self.reconcile(now, id, out);
@@ -1168,7 +1193,7 @@ impl Core {
         given: Result<Option<Handed>, (Arc<str>, bool)>,
         out: &mut Vec<Output>,
     ) {
-        let draining = self.draining;
+        let (me, draining) = (self.me.clone(), self.draining);
         let keep = self.config.on_hand_off_failure == OnHandOffFailure::Keep;
         let Some(local) = self.local_of(id, fence) else { return };
         let Stage::Handing(process, then) = local.stage.clone() else { return };
@@ -1176,27 +1201,22 @@ impl Core {
             Ok(state) => state,
             Err((why, is_alive)) => {
                 local.stage = Stage::Running(process);
-                out.push(event_here(&self.me, id, What::HandOffFailed(Arc::clone(&why)), fence));
-                let fresh = match then {
-                    Then::Move { .. } => draining || !keep,
-                    Then::Again | Then::Sleep => false,
-                };
-                if !is_alive {
-                    self.failed(now, id, Cause::Ended(why), out);
-                    self.reconcile(now, id, out);
-                    return;
+                out.push(event_here(&me, id, What::HandOffFailed(Arc::clone(&why)), fence));
+                match then {
+                    _ if !is_alive => self.failed(now, id, Cause::Ended(why), out),
+                    Then::Move { to, cause } if draining || !keep => {
+                        local.stage = Stage::Leaving(process, to, cause);
+                        out.push(Output::Stop(Arc::clone(id), process, StopWhy::Fresh));
+                    }
+                    Then::Move { .. } | Then::Again | Then::Sleep => {}
                 }
-                if !fresh {
-                    self.reconcile(now, id, out);
-                    return;
-                }
-                out.push(Output::Stop(Arc::clone(id), process, StopWhy::Fresh));
-                None
+                self.reconcile(now, id, out);
+                return;
             }
         };
         if !self.is_mine(id) {
             // Removed, or placed elsewhere, while it gave its state.
-            self.forget_local(id);
+            self.give_up(id, out);
             self.reconcile(now, id, out);
             return;
         }
@@ -1242,7 +1262,7 @@ impl Core {
                     local.fence = local.fence.max(fence);
                     self.start_again(now, id, None, state, out);
                 } else {
-                    self.forget_local(id);
+                    self.give_up(id, out);
                 }
             }
         }
@@ -1628,6 +1648,9 @@ impl Core {
             } else {
                 self.lose(id, place, out);
             }
+        } else {
+            // Somebody who had not heard of the child has removed its place.
+            self.write_running(id, out);
         }
     }
 
@@ -1655,7 +1678,7 @@ impl Core {
                 }
             }
             Stage::Waiting if !is_current || !mine => {
-                self.forget_local(id);
+                self.give_up(id, out);
                 self.bring_in_step(now, id, out);
             }
             Stage::Waiting => {
@@ -1666,8 +1689,11 @@ impl Core {
                     self.begin(now, id, out);
                 }
             }
-            Stage::Running(_) | Stage::Stopping(_) | Stage::Handing(..) | Stage::Delivering(..) => {
-            }
+            Stage::Running(_)
+            | Stage::Stopping(_)
+            | Stage::Handing(..)
+            | Stage::Leaving(..)
+            | Stage::Delivering(..) => {}
         }
     }
 
@@ -1695,9 +1721,26 @@ impl Core {
         let fence = local.fence;
         out.push(event_here(&me, id, What::Lost, fence));
         out.push(Output::Lose { id: Arc::clone(id), process, winner: winner.clone() });
-        let runs = matches!(winner.state, PlaceState::Running(_) | PlaceState::Assigned { .. });
-        if fence >= winner.fence && runs && winner.node != me {
-            self.assign(id, winner.node, winner.restarts, Vec::new(), Cause::Conflict(me), out);
+        self.outdo(id, fence, out);
+    }
+
+    /// Forgets a child that had a process here and is elsewhere by now.
+    fn give_up(&mut self, id: &Arc<str>, out: &mut Vec<Output>) {
+        let fence = self.local_of_any(id).map(|local| local.fence);
+        self.forget_local(id);
+        if let Some(fence) = fence {
+            self.outdo(id, fence, out);
+        }
+    }
+
+    /// If a process here had a fence that the child's place elsewhere does not have, that one gets
+    /// a greater one.
+    fn outdo(&mut self, id: &Arc<str>, fence: Fence, out: &mut Vec<Output>) {
+        let Some((_, Some(place))) = self.child(id) else { return };
+        let runs = matches!(place.state, PlaceState::Running(_) | PlaceState::Assigned { .. });
+        if fence >= place.fence && runs && place.node != self.me {
+            let (to, restarts) = (place.node.clone(), place.restarts);
+            self.assign(id, to, restarts, Vec::new(), Cause::Conflict(self.me.clone()), out);
         }
     }
 
@@ -1863,6 +1906,7 @@ impl Core {
             let Some(id) = self.to_plan.pop_first() else { return };
             self.plan_child(now, &id, out);
             self.reconcile(now, &id, out);
+            self.reschedule_later(now, &id);
         }
     }
 
@@ -2009,3 +2053,6 @@ fn event(id: &Arc<str>, what: What, place: Option<&Place>) -> Output {
 fn event_here(me: &NodeId, id: &Arc<str>, what: What, fence: Fence) -> Output {
     Output::Event(Event { id: Arc::clone(id), what, node: Some(me.clone()), fence, cause: None })
 }
+
+#[cfg(test)]
+mod simulation;
