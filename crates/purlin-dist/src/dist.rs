@@ -643,7 +643,13 @@ impl Inner {
         }
         self.step(state, Input::Row(at, Some(Word::Ended(end.clone()))));
         self.tell_end(state, number, end);
+        if state.owed.contains_key(&number) {
+            // So that the retry is on its way. The retry itself wakes nobody: it would never rest.
+            self.wake.notify_one();
+        }
     }
+
+    /// Tells the others why a row ended; what is refused now is owed, and tried again after a pause.
 
     fn tell_end(&self, state: &mut State, number: u64, end: End) {
         let at = RowKey { owner: self.me.clone(), number };
@@ -652,7 +658,6 @@ impl Inner {
         if let Err(error) = told {
             tracing::warn!(?at, %error, "end of a row is told later");
             state.owed.insert(number, end);
-            self.wake.notify_one();
         }
     }
 

@@ -7,6 +7,7 @@
 use crate::{Builder, Failure, World, trace::KEPT};
 
 mod membership;
+mod names;
 mod replica;
 mod services;
 mod steady;
@@ -61,6 +62,7 @@ pub const ALL: &[Scenario] = &[
     membership::SIXTY_FOUR,
     services::PUBSUB,
     services::CALLS,
+    names::SCENARIO,
     steady::SCENARIO,
 ];
 

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use purlin::process::{Metadata, SpawnOptions};
 use purlin_sim::{
     Failure, World,
     condition::{converged, down, members},
@@ -62,4 +63,46 @@ fn interest_is_known_again_when_only_one_side_had_lost_the_other() -> Result<(),
     };
     world.until(("b to hear what a publishes", publish), secs(5))?;
     Ok(())
+}
+
+#[test]
+fn the_end_of_a_name_that_the_clock_refuses_to_tell_is_told_later_without_haste()
+-> Result<(), Failure> {
+    let mut world = three(4)?;
+    let key = "desk";
+    let registered = world.on("a", async move |node| {
+        let desk = node.processes().spawn_remote::<Desk>((), SpawnOptions::default()).await;
+        let desk = desk.expect("there is room for a process");
+        node.registry().register(key, &desk, Metadata::default()).is_ok()
+    })?;
+    assert!(registered);
+    let seen = move |world: &World| match world.at("b", |node| node.registry().lookup(key)) {
+        Some(Some(_)) => Ok(()),
+        other => Err(format!("b finds {other:?}")),
+    };
+    world.until(("b to find it", seen), secs(10))?;
+    // Nothing may be issued beyond the mark on disk, and the disk takes no higher one. Whoever
+    // retries at once never lets time pass.
+    world.fill_disk("a").jump_clock("a", 600_000);
+    world.at("a", |node| node.registry().unregister(key).expect("it is there"));
+    world.run_for(secs(2))?;
+    assert!(world.at("b", |node| node.registry().lookup(key).is_some()).unwrap(), "it was told");
+    world.heal().jump_clock("a", -600_000);
+    let gone = move |world: &World| match world.at("b", |node| node.registry().lookup(key)) {
+        Some(None) => Ok(()),
+        other => Err(format!("b finds {other:?}")),
+    };
+    world.until(("b to find it no more", gone), secs(10))?;
+    Ok(())
+}
+
+/// Somebody to have a name.
+struct Desk;
+
+#[purlin::server]
+impl Desk {
+    #[init]
+    fn open() -> Self {
+        Self
+    }
 }
