@@ -650,7 +650,6 @@ impl Inner {
     }
 
     /// Tells the others why a row ended; what is refused now is owed, and tried again after a pause.
-
     fn tell_end(&self, state: &mut State, number: u64, end: End) {
         let at = RowKey { owner: self.me.clone(), number };
         // It ends by itself everywhere: no second message is needed to forget it.
