@@ -3,7 +3,7 @@
 //! Absolute figures say more about the machine than about the program, so every row is ours over
 //! a peer's, both taken in turns (peers, ours, peers, ours, …), each by processes of its own.
 //! Reading order: [`case`] has the words, the topic files ([`local`], [`remote`], [`pubsub`],
-//! [`idle`], [`pure`], [`replica`], [`membership`], [`simulator`]) have the rows, [`run`] measures
+//! [`idle`], [`pure`], [`replica`], [`presence`], [`membership`], [`simulator`]) have the rows, [`run`] measures
 //! them, [`rig`] drives the processes, [`peers`] has the other side. `docs/benchmarks.md` says what each row means and how it is kept fair.
 
 mod adder;
@@ -15,6 +15,7 @@ mod machine;
 mod membership;
 mod nodes;
 mod peers;
+mod presence;
 mod progress;
 mod pubsub;
 mod puppet;
@@ -81,6 +82,7 @@ fn cases() -> Vec<Case> {
         idle::cases(),
         pure::cases(),
         replica::cases(),
+        presence::cases(),
         membership::cases(),
         simulator::cases(),
     ]
@@ -91,7 +93,7 @@ fn cases() -> Vec<Case> {
 
 /// Every hidden role by name.
 fn role(name: &str) -> Option<Role> {
-    [local::ROLES, remote::ROLES, pubsub::ROLES, pure::ROLES, peers::ROLES]
+    [local::ROLES, remote::ROLES, pubsub::ROLES, presence::ROLES, pure::ROLES, peers::ROLES]
         .into_iter()
         .flatten()
         .find(|(known, _)| *known == name)

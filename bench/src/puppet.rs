@@ -36,9 +36,14 @@ impl Puppet {
 
     /// Waits for the next round; `None` means that the harness is through with us.
     pub(crate) fn next_round(&self) -> Option<u64> {
+        self.next_line()?.strip_prefix("round ")?.parse().ok()
+    }
+
+    /// Waits for the next line, for roles that can be told more than rounds.
+    pub(crate) fn next_line(&self) -> Option<String> {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line).ok()?;
-        if read == 0 { None } else { line.strip_prefix("round ")?.trim().parse().ok() }
+        if read == 0 { None } else { Some(line.trim_end().to_owned()) }
     }
 
     /// Says that the next message will be counted as the first of the round.

@@ -140,13 +140,14 @@ impl Process {
         Ok(process)
     }
 
-    fn tell(&mut self, line: &str) -> Result<(), Failure> {
+    /// Tells it one line.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<(), Failure> {
         let stdin = self.stdin.as_mut().expect("stdin is closed only by drop");
         writeln!(stdin, "{line}").map_err(Failure::os(format!("telling {} `{line}`", self.who)))
     }
 
     /// Waits for a line that starts with `word`; returns the rest of it.
-    fn expect(&mut self, word: &str, within: Duration) -> Result<String, Failure> {
+    pub(crate) fn expect(&mut self, word: &str, within: Duration) -> Result<String, Failure> {
         let line = self.lines.recv_timeout(within).map_err(|error| {
             self.failed(match error {
                 RecvTimeoutError::Timeout => {
@@ -159,6 +160,14 @@ impl Process {
             Some(rest) => Ok(rest.trim().to_owned()),
             None => Err(self.failed(line)),
         }
+    }
+
+    /// Sends it a signal by name, such as `KILL`.
+    pub(crate) fn signal(&self, signal: &str) -> Result<(), Failure> {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}")).arg(self.child.id().to_string());
+        let done = kill.status().map_err(Failure::os("running kill"))?;
+        if done.success() { Ok(()) } else { Err(self.failed(format!("took no {signal}"))) }
     }
 
     fn expect_count(&mut self, expected: u64) -> Result<(), Failure> {
