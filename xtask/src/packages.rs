@@ -17,6 +17,9 @@ pub(crate) const FOR_NAMESPACES: &[Package] = &[
     Package { program: "nft", package: "nftables" },
 ];
 
+/// What the tests of pages look at them with.
+pub(crate) const FOR_PAGES: &[Package] = &[Package { program: "chromium", package: "chromium" }];
+
 /// The peers that the benches run beside us.
 pub(crate) const FOR_BENCHES: &[Package] = &[
     Package { program: "erl", package: "erlang-base" },

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::checkout::{Checkout, Failure, capture, run as execute};
-use crate::{docs, floors, namespaces, sim, tools, unused};
+use crate::{docs, floors, namespaces, packages, sim, tools, unused};
 
 /// What to run of the suite.
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ struct Step {
 }
 
 const STEPS: &[Step] = &[
-    Step { name: "packages", does: "what the tests need from Debian", run: packages },
+    Step { name: "packages", does: "what the tests need from Debian", run: needed_packages },
     Step { name: "fmt", does: "formatting", run: fmt },
     Step { name: "floors", does: "who may know whom", run: |checkout, _| floors::run(checkout) },
     Step {
@@ -56,6 +56,8 @@ struct Log {
     skipped: Vec<String>,
     /// Whether the tests in network namespaces can run here; unknown until somebody looked.
     namespaces: Option<bool>,
+    /// Whether pages can be looked at here; unknown until somebody looked.
+    browser: Option<bool>,
 }
 
 impl Log {
@@ -103,8 +105,9 @@ fn summarize(taken: &[(&str, Duration)], log: &Log) {
     }
 }
 
-fn packages(_: &Checkout, log: &mut Log) -> Result<(), Failure> {
+fn needed_packages(_: &Checkout, log: &mut Log) -> Result<(), Failure> {
     look_for_namespaces(log);
+    look_for_browser(log);
     Ok(())
 }
 
@@ -119,6 +122,23 @@ fn look_for_namespaces(log: &mut Log) -> bool {
         log.skip(format!(
             "partitions in network namespaces (crates/purlin-cli/tests/namespaces.rs): {why}"
         ));
+    }
+    answer.is_ok()
+}
+
+/// The variable by which `crates/purlin-browser` learns that its tests must not skip.
+const BROWSER_REQUIRED: &str = "PURLIN_BROWSER_REQUIRED";
+
+/// Finds out once whether there is a browser that runs, and says so when there is none.
+fn look_for_browser(log: &mut Log) -> bool {
+    if let Some(known) = log.browser {
+        return known;
+    }
+    let runs = || capture(Command::new("chromium").arg("--version"));
+    let answer = packages::ensure(packages::FOR_PAGES).and_then(|()| runs());
+    log.browser = Some(answer.is_ok());
+    if let Err(Failure(why)) = &answer {
+        log.skip(format!("pages in a browser (crates/purlin-browser): {why}"));
     }
     answer.is_ok()
 }
@@ -176,6 +196,9 @@ fn tests(checkout: &Checkout, log: &mut Log) -> Result<(), Failure> {
     command.args(["--lib", "--bins", "--tests", "--examples"]);
     if look_for_namespaces(log) {
         command.env(namespaces::REQUIRED, "1");
+    }
+    if look_for_browser(log) {
+        command.env(BROWSER_REQUIRED, "1");
     }
     execute(&mut command)
 }
