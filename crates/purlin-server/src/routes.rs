@@ -159,6 +159,8 @@ const TABLE: &[Route] = &[
     wide("/v1/groups/{group}", "/v1/groups/{*rest}", Access::Read, || get(names::members)),
     route("/v1/presence", Access::Read, || get(presence::topics)),
     route("/v1/presence-watch", Access::Read, || get(presence::watch)),
+    route("/v1/presence-sync", Access::Read, || get(presence::sync)),
+    route("/v1/presence-counts", Access::Read, || get(presence::counts)),
     route("/v1/presence/{topic}", Access::Read, || get(presence::list)),
     wide("/v1/presence/{topic}/{key}", "/v1/presence/{topic}/{*rest}", Access::Read, || {
         get(presence::get)
@@ -256,7 +258,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         supervisors::list, supervisors::children, supervisors::plan, supervisors::rebalance,
         supervisors::pause, supervisors::resume, supervisors::events,
         presence::topics, presence::list, presence::get, presence::put, presence::remove,
-        presence::watch,
+        presence::watch, presence::sync, presence::counts,
         inspect::processes, inspect::config,
         operate::live, operate::ready, operate::metrics, operate::openapi, operate::console, operate::asset,
     ),
@@ -264,6 +266,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         shapes::EventReport, shapes::GapReport, shapes::MessageReport, shapes::LagReport,
         shapes::LinksReport, shapes::TopicsReport, shapes::End,
         shapes::WatchReport, shapes::FlagsChanged, shapes::ValueReport, shapes::ReadyReport,
+        shapes::PresenceDiff,
     )),
     modifiers(&BearerToken),
 )]

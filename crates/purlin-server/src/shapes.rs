@@ -17,8 +17,9 @@ pub use flags::{
 };
 pub use names::{
     GroupMember, GroupMembersReport, GroupReport, GroupsReport, NameChange, PresenceChange,
-    PresenceEntry, PresenceReport, PresenceTopic, PresenceTracked, PresencesReport, ReadyReport,
-    RegistryEntry, RegistryReport, ScopesReport,
+    PresenceCount, PresenceCounts, PresenceDiff, PresenceEntry, PresenceField, PresenceLeave,
+    PresencePage, PresenceReport, PresenceTopic, PresenceTracked, PresenceUpdate, PresencesReport,
+    ReadyReport, RegistryEntry, RegistryReport, ScopesReport,
 };
 pub use state::{
     CatalogueReport, CounterReport, CounterRequest, ElementReport, EntryReport, EphemeralChange,

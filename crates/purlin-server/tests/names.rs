@@ -221,7 +221,20 @@ async fn presence_is_said_on_one_node_listed_on_another_and_streamed_with_reason
     }
     let long = format!("/v1/presence/room/{}", "k".repeat(1_025));
     assert_eq!(put(0, &long, "").await.0, StatusCode::UNPROCESSABLE_ENTITY);
-    let (status, problem) = problem(&world, "/v1/presence-watch").await;
+    // One key cannot use up the place of all.
+    let presence = world.node(0).presence();
+    let flood: Vec<_> = (0..1_000)
+        .map(|_| presence.track_while_held("flood", "mal", Metadata::default()).unwrap())
+        .collect();
+    let (status, problem) = put(0, "/v1/presence/flood/mal?session=x", "").await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{problem}");
+    assert_eq!(
+        (&problem["code"], &problem["outcome"]),
+        (&json!("too_many_presences_of_key"), &json!("not_done"))
+    );
+    assert_eq!(put(0, "/v1/presence/flood/good", "").await.0, StatusCode::OK);
+    drop(flood);
+    let (status, problem) = self::problem(&world, "/v1/presence-watch").await;
     assert_eq!((status, &problem["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("topic")));
     world.stop().await;
 }
@@ -365,5 +378,100 @@ async fn children_are_listed_planned_for_and_followed_on_every_node() {
     }
     let names = world.get(&url).await["supervisors"].as_array().unwrap().len();
     assert_eq!(names, 1, "to look makes none");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_keeps_a_copy_of_a_topic_by_one_stream_and_comes_back_to_it() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let presence = world.node(0).presence();
+    let track = |key: &str, mood: &str| {
+        let metadata = Metadata::from_iter([("mood", mood), ("device", "phone")]);
+        presence.track_while_held("room", key, metadata).unwrap()
+    };
+    // More than a page.
+    let held: Vec<_> = (0..250).map(|n| track(&format!("{n:03}"), "calm")).collect();
+    eventually("n2 has them", async || {
+        (world.node(1).presence().count("room") == 250).then_some(())
+    })
+    .await;
+    let path = "/v1/presence-sync?topic=room&calm_ms=0";
+    let mut sync = world.open(1, path).await;
+    let first = sync.next().await.unwrap();
+    assert_eq!((first.name.as_str(), first.id), ("page", None), "the copy is not complete");
+    assert_eq!((&first.data["first"], &first.data["last"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (&first.data["count"], &first.data["entries"][0]["key"]),
+        (&json!(250), &json!("000"))
+    );
+    let mut last = sync.next().await.unwrap();
+    // What was on its way when the list was made is told between the pages, too.
+    while last.name == "diff" {
+        last = sync.next().await.unwrap();
+    }
+    assert_eq!((&last.data["first"], &last.data["last"]), (&json!(false), &json!(true)));
+    assert!(last.id.is_some());
+    held[7].update(Metadata::from_iter([("mood", "glad"), ("device", "phone")])).unwrap();
+    let mut diff = sync.next().await.unwrap();
+    while diff.data["updates"] == json!([]) {
+        diff = sync.next().await.unwrap();
+    }
+    let update = &diff.data["updates"][0];
+    assert_eq!((diff.name.as_str(), &update["entry"]["key"]), ("diff", &json!("007")));
+    assert_eq!(update["fields"], json!([{"name": "mood", "before": "calm", "now": "glad"}]));
+    assert_eq!(update["was"], update["entry"]["id"]);
+    // Away, and back: only what happened meanwhile.
+    drop(sync);
+    drop(held);
+    let _ada = track("ada", "calm");
+    eventually("n2 sees ada alone", async || {
+        (world.node(1).presence().count("room") == 1).then_some(())
+    })
+    .await;
+    let mut sync = world.open_after(1, path, diff.id.as_deref()).await;
+    let (mut joins, mut leaves) = (Vec::new(), 0);
+    while joins.is_empty() || leaves < 250 {
+        let diff = sync.next().await.unwrap();
+        assert_eq!(diff.name, "diff", "nothing is sent again");
+        joins.extend(diff.data["joins"].as_array().unwrap().iter().map(|it| it["key"].clone()));
+        leaves += diff.data["leaves"].as_array().unwrap().len();
+    }
+    assert_eq!((joins, leaves), (vec![json!("ada")], 250));
+    // A place on another node is none here.
+    let mut sync = world.open_after(0, path, diff.id.as_deref()).await;
+    assert_eq!(sync.next().await.unwrap().data["first"], json!(true));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_wants_numbers_is_sent_numbers_and_no_rows() {
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let track = |at: usize, topic: &str, key: &str| {
+        world.node(at).presence().track_while_held(topic, key, Metadata::default()).unwrap()
+    };
+    let (ada, bob) = (track(0, "room/1", "ada"), track(1, "room/1", "bob"));
+    let _eve = track(0, "street", "eve");
+    eventually("n2 sees both", async || {
+        (world.node(1).presence().count("room/1") == 2).then_some(())
+    })
+    .await;
+    let mut counts = world.open(1, "/v1/presence-counts?prefix=room%2F&every_ms=10").await;
+    let first = counts.next().await.unwrap();
+    assert_eq!(
+        first.data,
+        json!({"first": true, "last": true, "topics": [
+            {"topic": "room/1", "count": 2, "nodes": {"n1": 1, "n2": 1}},
+        ]})
+    );
+    drop((ada, bob));
+    let mut last = first;
+    while last.data["topics"][0]["count"] != json!(0) {
+        last = counts.next().await.unwrap();
+        assert_eq!((last.name.as_str(), &last.data["first"]), ("counts", &json!(false)));
+    }
+    let (status, problem) = problem(&world, "/v1/presence-counts?every_ms=1").await;
+    assert_eq!((status, &problem["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("every_ms")));
     world.stop().await;
 }

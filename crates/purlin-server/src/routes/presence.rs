@@ -9,23 +9,25 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::Response,
 };
-use purlin::dist::{Cursor, DistError, Event};
-use purlin_core::{Advice, Outcome};
+use purlin::dist::{CALM_FOR, Counts, Cursor, DistError, Event, Fed, Feed, FeedOptions};
+use purlin_core::{Advice, Incarnation, Outcome};
 
 use super::{
+    events::place_of,
     follow::follow,
     names::{cursor, limit},
 };
 use crate::{
-    app::App,
+    app::{App, StreamPlace},
     input::{Params, decode_path, refuse_encoded, whole_body},
     problem::{Problem, ReadRefusals, WriteRefusals},
     shapes::{
-        PresenceChange, PresenceEntry, PresenceReport, PresenceTopic, PresenceTracked,
-        PresencesReport, RemovedReport,
+        PresenceChange, PresenceCounts, PresenceDiff, PresenceEntry, PresencePage, PresenceReport,
+        PresenceTopic, PresenceTracked, PresencesReport, RemovedReport,
     },
-    sse::Frames,
+    sse::{self, Frames, Next, Source},
     state::absent,
+    timeline::Place,
 };
 
 const PREFIX: &str = "/v1/presence/";
@@ -33,6 +35,14 @@ const PREFIX: &str = "/v1/presence/";
 /// The shortest and longest lease, and the one if none is given.
 const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=24 * 3_600_000;
 const LEASE_MS_DEFAULT: u64 = 30_000;
+
+/// How many presences a page of a stream has; an `event` then fits into what proxies buffer.
+const SYNC_PAGE: usize = 200;
+/// How long leaves of a drained node may be held back.
+const CALM_MS: std::ops::RangeInclusive<u64> = 0..=60_000;
+/// How often counts are told.
+const EVERY_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+const EVERY_MS_DEFAULT: u64 = 100;
 
 /// The most bytes of a body: metadata within its bound, with the JSON around it.
 const BODY_BYTES_MAX: usize = 128 << 10;
@@ -202,13 +212,138 @@ pub(super) async fn watch(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["topic"])?;
-    let Some(topic) = params.get("topic") else {
-        let detail = "query parameter \"topic\" says whose presences to watch";
-        return Err(Problem::bad_input("topic", "", "a topic", detail));
-    };
+    let topic = topic_of(&params)?;
     let presence = app.host.dist().presence();
     let revision = presence.revision();
     follow(&app, &headers, revision..=revision, |after| presence.watch(topic, after), write)
+}
+
+/// A copy of a topic: everybody in it in `page` events, and then what changes in `diff` events.
+///
+/// Diffs come between the pages too; none is missed. An id says where the copy stands: a reader that
+/// comes back to the same node with `Last-Event-ID` gets what followed, or a `first` page when that
+/// is no longer remembered, or after it went to another node. Leaves of a node that was drained are
+/// held back for a moment, in which their clients connect elsewhere.
+#[utoipa::path(
+    get, path = "/v1/presence-sync", tag = "presence", security((), ("token" = [])),
+    params(
+        ("topic" = String, Query, description = "The topic"),
+        ("calm_ms" = Option<u64>, Query, description = "How long leaves of a drained node are held back: 0 to 60,000, default 5,000"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last id seen"),
+    ),
+    responses(
+        (status = 200, description = "Server-Sent Events", content_type = "text/event-stream", body = PresencePage),
+        ReadRefusals,
+    ),
+)]
+pub(super) async fn sync(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["topic", "calm_ms"])?;
+    let topic = topic_of(&params)?;
+    let calm_for = params.number("calm_ms", &CALM_MS)?.map_or(CALM_FOR, Duration::from_millis);
+    let after = after_of(&app, &headers)?;
+    let place = app.stream_place()?;
+    let options = FeedOptions { page: SYNC_PAGE, calm_for };
+    let feed = app.host.dist().presence().feed(topic, after, options);
+    let (me, closing) = (app.host.id().incarnation, app.closing.clone());
+    Ok(sse::respond(Syncing { feed, me, _place: place }, closing))
+}
+
+/// One reader's copy of a topic.
+struct Syncing {
+    feed: Feed,
+    me: Incarnation,
+    _place: StreamPlace,
+}
+
+impl Syncing {
+    fn write(&self, frames: &mut Frames, fed: &Fed) {
+        let id = self.feed.place().map(|place| format!("{}.{place}", self.me));
+        match fed {
+            Fed::Page(page) => frames.json("page", id.as_deref(), &PresencePage::from(page)),
+            Fed::Diff(diff) => frames.json("diff", id.as_deref(), &PresenceDiff::from(diff)),
+        }
+    }
+}
+
+impl Source for Syncing {
+    async fn fill(&mut self, frames: &mut Frames) -> Next {
+        let fed = self.feed.next().await;
+        self.write(frames, &fed);
+        while !frames.is_full()
+            && let Some(fed) = self.feed.try_next()
+        {
+            self.write(frames, &fed);
+        }
+        Next::More
+    }
+}
+
+/// How many are in each topic that starts with `prefix`, and on which nodes: all of them first, then
+/// those where it changes. Whoever wants the numbers is not sent the rows.
+///
+/// A reader that comes back to the same node with `Last-Event-ID` gets the topics that have changed
+/// since.
+#[utoipa::path(
+    get, path = "/v1/presence-counts", tag = "presence", security((), ("token" = [])),
+    params(
+        ("prefix" = Option<String>, Query, description = "Only topics that start with this; default: all"),
+        ("every_ms" = Option<u64>, Query, description = "Changes are told at most this often: 10 to 60,000, default 100"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last id seen"),
+    ),
+    responses(
+        (status = 200, description = "Server-Sent Events", content_type = "text/event-stream", body = PresenceCounts),
+        ReadRefusals,
+    ),
+)]
+pub(super) async fn counts(
+    State(app): State<Arc<App>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["prefix", "every_ms"])?;
+    let prefix = params.get("prefix").unwrap_or_default();
+    let every_ms = params.number("every_ms", &EVERY_MS)?.unwrap_or(EVERY_MS_DEFAULT);
+    let after = after_of(&app, &headers)?;
+    let place = app.stream_place()?;
+    let every = Duration::from_millis(every_ms);
+    let counts = app.host.dist().presence().watch_counts(prefix, after, every);
+    let (me, closing) = (app.host.id().incarnation, app.closing.clone());
+    Ok(sse::respond(Counting { counts, me, _place: place }, closing))
+}
+
+/// One reader of numbers.
+struct Counting {
+    counts: Counts,
+    me: Incarnation,
+    _place: StreamPlace,
+}
+
+impl Source for Counting {
+    async fn fill(&mut self, frames: &mut Frames) -> Next {
+        let counted = self.counts.next().await;
+        let id = self.counts.place().map(|place| format!("{}.{place}", self.me));
+        frames.json("counts", id.as_deref(), &PresenceCounts::from(&counted));
+        Next::More
+    }
+}
+
+/// Where a reader goes on; nowhere when it is new, or when this node's life is another.
+fn after_of(app: &App, headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    Ok(match place_of(app, headers)? {
+        Place::After(seq) => Some(seq),
+        Place::Start | Place::OtherLife => None,
+    })
+}
+
+fn topic_of(params: &Params) -> Result<&str, Problem> {
+    params.get("topic").ok_or_else(|| {
+        let detail = "query parameter \"topic\" says whose presences to watch";
+        Problem::bad_input("topic", "", "a topic", detail)
+    })
 }
 
 fn write(frames: &mut Frames, id: &str, event: &Event) {
@@ -227,6 +362,12 @@ fn refused(error: &DistError) -> Problem {
             StatusCode::INSUFFICIENT_STORAGE,
             "too_many_presences",
             "This node keeps as many presences as it may",
+            error.to_string(),
+        ),
+        DistError::TooManyOfKey { .. } => Problem::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "too_many_presences_of_key",
+            "This key has as many presences in this topic as it may",
             error.to_string(),
         ),
         DistError::State(_) => Problem::new(

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use purlin::dist::{Change, Entry, Event};
+use purlin::dist::{Change, Counted, Diff, Entry, Event, Field, Page, Update, Why};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -164,7 +164,7 @@ impl From<&Event> for NameChange {
             name: event.change.entry().key.to_string(),
             why: why.as_str().to_owned(),
             error: match why {
-                purlin::dist::Why::Crashed(text) => Some(text.to_string()),
+                Why::Crashed(text) => Some(text.to_string()),
                 _ => None,
             },
             before: side(before),
@@ -207,6 +207,8 @@ pub struct PresenceReport {
 /// One presence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PresenceEntry {
+    /// Which presence: no other, before or after, has this.
+    pub id: String,
     /// Who is present.
     pub key: String,
     /// The node that keeps it.
@@ -224,6 +226,7 @@ pub struct PresenceEntry {
 impl From<&Entry> for PresenceEntry {
     fn from(entry: &Entry) -> Self {
         Self {
+            id: id_of(entry),
             key: entry.key.to_string(),
             node: entry.at.owner.name.to_string(),
             pid: entry.pid().map(|pid| pid.to_string()),
@@ -260,13 +263,158 @@ pub struct PresenceChange {
     pub before: Option<PresenceEntry>,
     /// The presence now; `null` when it is over.
     pub now: Option<PresenceEntry>,
+    /// What of the metadata differs, for one that changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<PresenceField>,
+}
+
+/// One name of the metadata whose value changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceField {
+    /// Which.
+    pub name: String,
+    /// Its value before; `null` when it had none.
+    pub before: Option<String>,
+    /// Its value now; `null` when it has none any more.
+    pub now: Option<String>,
+}
+
+impl From<Field<'_>> for PresenceField {
+    fn from(field: Field<'_>) -> Self {
+        let text = |it: Option<&str>| it.map(str::to_owned);
+        Self { name: field.name.to_owned(), before: text(field.before), now: text(field.now) }
+    }
+}
+
+fn fields_of(update: &Update) -> Vec<PresenceField> {
+    update.fields().into_iter().map(PresenceField::from).collect()
+}
+
+/// The data of `page` in `GET /v1/presence-sync`: some of those who are in the topic, by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresencePage {
+    /// Whether it is the first: forget everything known of the topic.
+    pub first: bool,
+    /// Whether it is the last: the copy is complete.
+    pub last: bool,
+    /// How many are in the topic now.
+    pub count: u64,
+    /// Who.
+    pub entries: Vec<PresenceEntry>,
+}
+
+impl From<&Page> for PresencePage {
+    fn from(page: &Page) -> Self {
+        Self {
+            first: page.first,
+            last: page.last,
+            count: page.count as u64,
+            entries: page.entries.iter().map(|entry| PresenceEntry::from(&**entry)).collect(),
+        }
+    }
+}
+
+/// The data of `diff` in `GET /v1/presence-sync`. Its parts may be applied in any order; keep the
+/// higher `version` of what has the same `id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceDiff {
+    /// Who is there now that was not.
+    pub joins: Vec<PresenceEntry>,
+    /// Who was there before and after.
+    pub updates: Vec<PresenceUpdate>,
+    /// Who is there no more.
+    pub leaves: Vec<PresenceLeave>,
+}
+
+/// Somebody who was present before and after a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceUpdate {
+    /// The `id` it had: another one when its client came back elsewhere after a drain.
+    pub was: String,
+    /// How it is now.
+    pub entry: PresenceEntry,
+    /// What of the metadata differs.
+    pub fields: Vec<PresenceField>,
+}
+
+/// Somebody who is present no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceLeave {
+    /// Which presence.
+    pub id: String,
+    /// Who.
+    pub key: String,
+    /// The node that kept it.
+    pub node: String,
+    /// Why, as in `/v1/presence-watch`.
+    pub why: String,
+}
+
+impl From<&Diff> for PresenceDiff {
+    fn from(diff: &Diff) -> Self {
+        let leave = |(entry, why): &(Arc<Entry>, Why)| PresenceLeave {
+            id: id_of(entry),
+            key: entry.key.to_string(),
+            node: entry.at.owner.name.to_string(),
+            why: why.as_str().to_owned(),
+        };
+        let update = |update: &Update| PresenceUpdate {
+            was: id_of(&update.before),
+            entry: PresenceEntry::from(&*update.now),
+            fields: fields_of(update),
+        };
+        Self {
+            joins: diff.joins.iter().map(|entry| PresenceEntry::from(&**entry)).collect(),
+            updates: diff.updates.iter().map(update).collect(),
+            leaves: diff.leaves.iter().map(leave).collect(),
+        }
+    }
+}
+
+/// The data of `counts` in `GET /v1/presence-counts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceCounts {
+    /// Whether everything known so far is to be forgotten.
+    pub first: bool,
+    /// Whether all topics have been told by now.
+    pub last: bool,
+    /// How many are in each; those that nobody is in any more with 0.
+    pub topics: Vec<PresenceCount>,
+}
+
+/// How many are in a topic, and on which nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PresenceCount {
+    /// Which.
+    pub topic: String,
+    /// How many.
+    pub count: u64,
+    /// How many of them each node keeps.
+    pub nodes: BTreeMap<String, u64>,
+}
+
+impl From<&Counted> for PresenceCounts {
+    fn from(counted: &Counted) -> Self {
+        let topics = counted.topics.iter().map(|it| {
+            let mut nodes = BTreeMap::new();
+            for (node, count) in &it.nodes {
+                // Two lives of a node are one name, for a moment.
+                *nodes.entry(node.name.to_string()).or_default() += *count as u64;
+            }
+            PresenceCount { topic: it.topic.to_string(), count: it.count as u64, nodes }
+        });
+        Self { first: counted.first, last: counted.last, topics: topics.collect() }
+    }
 }
 
 impl From<&Event> for PresenceChange {
     fn from(event: &Event) -> Self {
         let Change { before, now, why } = &event.change;
         let side = |it: &Option<Arc<Entry>>| it.as_deref().map(PresenceEntry::from);
+        let both = before.clone().zip(now.clone());
+        let fields = both.map(|(before, now)| fields_of(&Update { before, now }));
         Self {
+            fields: fields.unwrap_or_default(),
             revision: event.revision,
             at_ms: event.at.as_millis(),
             topic: event.change.entry().scope.to_string(),
@@ -276,6 +424,10 @@ impl From<&Event> for PresenceChange {
             now: side(now),
         }
     }
+}
+
+fn id_of(entry: &Entry) -> String {
+    format!("{}/{}", entry.at.owner, entry.at.number)
 }
 
 fn pid_of(entry: &Entry) -> String {
