@@ -2,7 +2,7 @@
 
 import { byId } from "./draw.js";
 
-const PAGES = ["overview", "processes", "supervisors", "state", "caches", "flags"];
+const PAGES = ["overview", "processes", "supervisors", "presence", "state", "caches", "flags"];
 const shown = new Map(), hidden = new Map();
 let current = null;
 

@@ -314,8 +314,8 @@ impl From<&Page> for PresencePage {
     }
 }
 
-/// The data of `diff` in `GET /v1/presence-sync`. Its parts may be applied in any order; keep the
-/// higher `version` of what has the same `id`.
+/// The data of `diff` in `GET /v1/presence-sync`. Its parts may be applied in any order; of what has
+/// the same `id` the later `version` holds: compare its milliseconds, then its counter, as numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PresenceDiff {
     /// Who is there now that was not.
