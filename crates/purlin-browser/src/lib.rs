@@ -247,11 +247,21 @@ impl Page {
     /// When it throws.
     #[must_use]
     pub fn eval(&self, script: &str) -> Value {
+        self.try_eval(script).unwrap_or_else(|why| panic!("{script}: {why}"))
+    }
+
+    /// As [`Page::eval`]; an error when the page went elsewhere meanwhile.
+    fn try_eval(&self, script: &str) -> Result<Value, String> {
         let params = json!({"expression": script, "awaitPromise": true, "returnByValue": true});
-        let mut done = self.call("Runtime.evaluate", &params);
+        let answer = self.pipe.ask(Some(&self.session), "Runtime.evaluate", &params);
+        let mut answer = answer.unwrap_or_else(|why| panic!("{script}: {why}"));
+        if !answer["error"].is_null() {
+            return Err(answer["error"].to_string());
+        }
+        let mut done = answer["result"].take();
         let thrown = &done["exceptionDetails"];
         assert!(thrown.is_null(), "{script}: {}", thrown["exception"]["description"]);
-        done["result"]["value"].take()
+        Ok(done["result"]["value"].take())
     }
 
     /// Waits until the expression `script` is true, for a minute.
@@ -260,7 +270,7 @@ impl Page {
     /// When it never was; the text of the page is shown.
     pub fn until(&self, what: &str, script: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while self.eval(&format!("Boolean({script})")) != json!(true) {
+        while self.try_eval(&format!("Boolean({script})")) != Ok(json!(true)) {
             assert!(
                 Instant::now() < deadline,
                 "waited in vain until {what}; the page says:\n{}\nit complained of {:?}",
@@ -276,9 +286,13 @@ impl Page {
     /// # Panics
     /// When it never did.
     pub fn sees(&self, selector: &str, text: &str) {
-        let found = format!("document.querySelector({})", json!(selector));
-        let script = format!("{found}?.innerText.includes({})", json!(text));
-        self.until(&format!("{selector} says {text:?}"), &script);
+        self.until(&format!("{selector} says {text:?}"), &says(selector, text));
+    }
+
+    /// Whether the text of what `selector` finds contains `text` now.
+    #[must_use]
+    pub fn shows(&self, selector: &str, text: &str) -> bool {
+        self.try_eval(&says(selector, text)) == Ok(json!(true))
     }
 
     /// Waits until the text of what `selector` finds does not contain `text`.
@@ -286,8 +300,7 @@ impl Page {
     /// # Panics
     /// When it always did.
     pub fn sees_no(&self, selector: &str, text: &str) {
-        let found = format!("document.querySelector({})", json!(selector));
-        let script = format!("!{found}?.innerText.includes({})", json!(text));
+        let script = format!("!({})", says(selector, text));
         self.until(&format!("{selector} no longer says {text:?}"), &script);
     }
 
@@ -369,6 +382,12 @@ impl Page {
         let bytes = base64(shot["data"].as_str().unwrap_or_default());
         fs::write(path, bytes).expect("a picture can be written");
     }
+}
+
+/// The expression that is true while the text of what `selector` finds contains `text`.
+fn says(selector: &str, text: &str) -> String {
+    let found = format!("document.querySelector({})", json!(selector));
+    format!("Boolean({found}?.innerText.includes({}))", json!(text))
 }
 
 /// The bytes of base64 with padding.
