@@ -28,8 +28,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("Rng::from_os", &["purlin/src/environment.rs"]),
     ("SysRng", &["purlin-core/src/rng.rs"]),
     ("SystemRandom", &["purlin-net/src/datagram.rs"]),
-    ("thread::spawn", &[]),
-    ("thread::sleep", &[]),
+    // A guard is a process of its own, beside a node and not in it; no simulated node starts one.
+    ("thread::spawn", &["purlin-dist/src/exec/guard.rs"]),
+    ("thread::sleep", &["purlin-dist/src/exec/os.rs"]),
     ("thread::Builder", &["purlin-store/src/log.rs"]),
     ("spawn_blocking", &["purlin/src/data_dir.rs"]),
     ("block_in_place", &[]),
@@ -37,7 +38,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("TcpListener::bind", &["purlin-net/src/network.rs"]),
     ("UdpSocket::bind", &["purlin-net/src/network.rs"]),
     ("lookup_host", &["purlin-cluster/src/discovery/static_seeds.rs"]),
-    ("tokio::fs", &["purlin-cluster/src/discovery/seed_file.rs"]),
+    // The output of programs, which no simulated node runs.
+    ("tokio::fs", &["purlin-cluster/src/discovery/seed_file.rs", "purlin-dist/src/exec/files.rs"]),
     (
         "std::fs::",
         &["purlin-store/src/disk.rs", "purlin/src/config.rs", "purlin/src/config/source.rs"],

@@ -42,6 +42,10 @@ use self::{
 };
 
 fn main() -> ExitCode {
+    // Before anything else: a program that a node runs is guarded by this one, started again.
+    if let Some(code) = purlin::dist::exec::guarded() {
+        return code;
+    }
     let cli = Cli::parse();
     let mut output = Output::new(cli.global.output);
     let done = run(&cli, &mut output).and_then(|()| output.flush());

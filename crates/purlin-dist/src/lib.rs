@@ -12,6 +12,7 @@
 //! - [`dist`]: [`Dist`], the shell: replica set, members, processes; `confirm`: waiting for others
 //! - [`registry`]: [`Registry`], names; [`groups`]: [`Groups`]; [`error`]: why something was refused
 //! - [`supervisor`]: processes that survive their node
+//! - `exec`: programs of the operating system as processes (on Unix)
 //! - [`presence`]: [`Presence`]; [`diffs`]: who came and went, without the flicker of a drain; pure
 //! - [`feed`]: a client's copy of a topic, and counts without rows; [`fetch`]: what is not in rows
 
@@ -20,6 +21,8 @@ pub mod diffs;
 pub mod directory;
 pub mod dist;
 pub mod error;
+#[cfg(unix)]
+pub mod exec;
 pub mod feed;
 pub mod fetch;
 pub mod groups;
