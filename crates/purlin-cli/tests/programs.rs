@@ -294,7 +294,7 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
         (|spec| spec.user = Some("no-such-user".into()), "there is no user \"no-such-user\" here"),
         (|spec| spec.cpu_millis = Some(500), "cpus of 0.500 needs a cgroup"),
         (|spec| spec.cwd = Some("here".into()), "cwd \"here\" is not an absolute path"),
-        (|spec| spec.args = vec!["x".repeat(65 << 10)], "exceeds limit 65536"),
+        (|spec| spec.args = vec!["x".repeat(65 << 10)], "exceeds limit 57344"),
     ];
     for (spoil, expected) in cases {
         let mut spec = sh("echo never");

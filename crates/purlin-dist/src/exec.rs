@@ -16,6 +16,7 @@
 //! - [`spec`]: what to run and how; pure
 //! - `lines`, [`log`]: output, cut into lines and bounded; pure. [`logs`]: of all names, with files
 //! - [`server`]: [`Exec`]; `run`: the node's end of the line to a guard
+//! - [`programs`]: [`Programs`], all of them, on whichever node
 //! - `wire`: what node and guard say to each other; [`guard`](mod@guard): the other end
 //! - `os`: what is asked of the kernel
 
@@ -25,6 +26,7 @@ mod lines;
 pub mod log;
 pub mod logs;
 mod os;
+pub mod programs;
 mod run;
 pub mod server;
 pub mod spec;
@@ -32,6 +34,7 @@ mod wire;
 
 pub use guard::{GuardCommand, guarded};
 pub use log::{Line, LogLimits, LogStream, Page};
-pub use logs::Logs;
+pub use logs::{LogRead, Logs, ReadFrom, ReadLog};
+pub use programs::{LogError, PROGRAMS, Program, Programs, Ran, RunError, TakePartError};
 pub use server::{Exec, ExecArgs, ExecHandle, ExecHost, HostError, ProgramStatus};
 pub use spec::{ExecRestart, ExecSpec, SpecError, StopSignal, check_name};

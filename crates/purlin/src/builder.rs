@@ -20,6 +20,8 @@ use purlin_process::{ProcessLimits, Processes};
 use purlin_pubsub::PubSub;
 use purlin_replica::{Flags, Interest, ReplicaConfig, ReplicaSet, replica};
 
+#[cfg(unix)]
+use crate::programs;
 use crate::{
     Config, DataDir, DevAuthority, Environment, LocalBuilder, Node, Sources, StartError,
     config::{Profile, Raw},
@@ -267,6 +269,16 @@ impl NodeBuilder {
             records: ReplicaSet::start(records, &transport, Arc::clone(&hlc), rng.fork())?,
         };
         let supervisors = Supervisors::start(footing)?;
+        #[cfg(unix)]
+        let programs = {
+            let at = self.http_addr.map(programs::url);
+            let host = programs::host(&config, transport.node(), &clock, data.as_deref(), at)?;
+            programs::take_part(&supervisors, &rpc, transport.node(), &clock, host)?
+        };
+        #[cfg(not(unix))]
+        if config.exec.enabled {
+            return Err(StartError::Exec("programs run on Unix only".to_owned()));
+        }
         let parts = Parts {
             config,
             clock,
@@ -281,6 +293,8 @@ impl NodeBuilder {
             caches,
             dist,
             supervisors,
+            #[cfg(unix)]
+            programs,
             _data: data,
         };
         Ok(Node::assemble(parts))

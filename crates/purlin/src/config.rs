@@ -70,6 +70,8 @@ pub struct Config {
     pub replica: ReplicaSection,
     /// `[dist]`: bounds of names, groups and presences.
     pub dist: DistConfig,
+    /// `[exec]`: whether this node runs programs.
+    pub exec: ExecSection,
     /// `[log]`: what is logged and in which form.
     pub log: LogSection,
     settings: Settings,
@@ -184,6 +186,19 @@ pub struct ReplicaSection {
     pub interest: Interest,
 }
 
+/// `[exec]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExecSection {
+    /// Whether this node runs programs. The program that starts the node must begin its `main` with
+    /// `purlin::dist::exec::guarded()`, as the `purlin` binary does.
+    pub enabled: bool,
+    /// Below which directory of a cgroup v2 programs with limits get one of their own.
+    pub cgroup: Option<PathBuf>,
+    /// Bytes of output of one program per file.
+    pub log_file_bytes_max: u64,
+}
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -234,6 +249,12 @@ impl Config {
         }
         if let Some(path) = &self.http.token_file {
             problems.extend(unreadable(path).map(|why| self.problem("http.token_file", why)));
+        }
+        if let Some(dir) = self.exec.cgroup.as_ref().filter(|_| self.exec.enabled)
+            && !dir.join("cgroup.controllers").exists()
+        {
+            let text = format!("{} is no directory of a cgroup v2", dir.display());
+            problems.push(self.problem("exec.cgroup", text));
         }
         ConfigError::unless_empty(problems)
     }
@@ -404,6 +425,11 @@ impl Config {
                 events_max: settings.count("dist.events_max"),
                 scopes_max: settings.count("dist.scopes_max"),
                 unknown_for: settings.duration("dist.unknown_for"),
+            },
+            exec: ExecSection {
+                enabled: settings.switch("exec.enabled"),
+                cgroup: settings.path("exec.cgroup"),
+                log_file_bytes_max: settings.count("exec.log_file_bytes_max") as u64,
             },
             log: LogSection {
                 level: settings.text("log.level").expect("log.level has a default"),

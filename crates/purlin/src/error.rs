@@ -31,6 +31,10 @@ pub enum StartError {
     /// What the node kept of the cluster's state cannot be read.
     #[error(transparent)]
     State(#[from] purlin_replica::replica::StartError),
+    /// `exec.enabled` is set, but the program's `main` does not begin with `guarded()`, or this is no
+    /// Unix.
+    #[error("exec.enabled: {0}")]
+    Exec(String),
     /// Remote calls of the node's own are served already, which no program can bring about.
     #[error("own calls: {0}")]
     Calls(#[from] purlin_net::rpc::ServeError),

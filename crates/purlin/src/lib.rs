@@ -47,6 +47,8 @@ mod error;
 mod high_water;
 mod local;
 mod node;
+#[cfg(unix)]
+mod programs;
 
 pub use builder::NodeBuilder;
 pub use config::{Config, ConfigError, Sources};

@@ -68,6 +68,8 @@ pub(crate) struct Parts {
     pub(crate) caches: Caches,
     pub(crate) dist: Dist,
     pub(crate) supervisors: Supervisors,
+    #[cfg(unix)]
+    pub(crate) programs: purlin_dist::exec::Programs,
     // Held for its lock.
     pub(crate) _data: Option<Arc<DataDir>>,
 }
@@ -216,6 +218,14 @@ impl Node {
     /// [`SupervisorError`] for a name out of bounds, and for one supervisor too many.
     pub fn supervisor(&self, name: &str) -> Result<Supervisor, SupervisorError> {
         self.supervisors().get(name)
+    }
+
+    /// Level 2: programs of the operating system that run somewhere in the cluster. Guarantee: at least
+    /// one; two at once on the sides of a cut, told apart by `PURLIN_FENCE`.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn programs(&self) -> &purlin_dist::exec::Programs {
+        &self.inner.parts.programs
     }
 
     /// Level 2: all supervisors that this node knows of.

@@ -112,6 +112,8 @@ struct Ring {
     bytes: usize,
     /// The number of the last line there was; numbers begin at 1.
     last: u64,
+    /// That of the last line before the latest start.
+    run_after: u64,
 }
 
 impl Ring {
@@ -195,6 +197,17 @@ impl Log {
     #[must_use]
     pub fn last(&self) -> u64 {
         self.ring.lock().last
+    }
+
+    pub(super) fn begin_run(&self) {
+        let mut ring = self.ring.lock();
+        ring.run_after = ring.last;
+    }
+
+    /// The number after which the lines of the latest start follow.
+    #[must_use]
+    pub fn run_began_after(&self) -> u64 {
+        self.ring.lock().run_after
     }
 
     /// Waits until there is a line after number `after`.

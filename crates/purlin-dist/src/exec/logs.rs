@@ -23,7 +23,7 @@ const REPLY_BYTES_MAX: u32 = 256 << 10;
 /// Longest wait of another node for a line.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-const READ: Method<ReadLog, LogRead> = Method::new("purlin.exec.log");
+pub(super) const READ: Method<ReadLog, LogRead> = Method::new("purlin.exec.log");
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -87,6 +87,8 @@ pub struct ReadLog {
 pub enum ReadFrom {
     /// The last so many lines.
     Last(u32),
+    /// At the latest start of it there.
+    Run,
     /// After this line of this life of the node; in another life at the first there is.
     After {
         /// The incarnation of the node that numbered the line.
@@ -125,6 +127,7 @@ impl Logs {
             let turn = names.next_turn();
             let kept = names.kept.entry(name.to_owned()).or_insert_with(|| self.fresh());
             kept.running += 1;
+            kept.log.begin_run();
             kept.turn = turn;
             if let Some(dir) = self.inner.dir.as_ref().filter(|_| kept.writer.is_none()) {
                 let files = Files::of(dir, name, self.inner.limits);
@@ -205,6 +208,7 @@ impl Logs {
             ReadFrom::Last(count) => {
                 (log.before_last(usize::try_from(count).unwrap_or(usize::MAX)), false)
             }
+            ReadFrom::Run => (log.run_began_after(), false),
             ReadFrom::After { life, seq } if life == me.incarnation.0 => (seq, false),
             ReadFrom::After { .. } => (0, true),
         };

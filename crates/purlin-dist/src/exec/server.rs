@@ -131,7 +131,6 @@ impl Exec {
     #[init]
     pub(super) async fn start(args: ExecArgs, ctx: &mut Context<Self>) -> Result<Self, ExitReason> {
         check_name(&args.name).map_err(ExitReason::failed)?;
-        args.spec.check().map_err(ExitReason::failed)?;
         let log = Arc::new(args.host.logs.open(&args.name).await);
         let order = args.order().map_err(|why| refused(&log, &why))?;
         let (me, guard) = (ctx.me(), args.host.guard.command(&args.name));
@@ -202,8 +201,11 @@ fn signal(stop: StopSignal) -> Signal {
 }
 
 impl ExecArgs {
-    fn order(&self) -> Result<Order, String> {
+    /// Whether this node can run it, as far as that can be told without trying.
+    pub(super) fn check(&self) -> Result<(), String> {
         let Self { host, spec, .. } = self;
+        check_name(&self.name).map_err(|error| error.to_string())?;
+        spec.check().map_err(|error| error.to_string())?;
         if let (Some(millis), None) = (spec.cpu_millis, &host.cgroup) {
             return Err(format!(
                 "cpus of {}.{:03} needs a cgroup: set exec.cgroup on {} to a directory of a cgroup v2 with the cpu controller",
@@ -212,6 +214,12 @@ impl ExecArgs {
                 host.node.name
             ));
         }
+        Ok(())
+    }
+
+    fn order(&self) -> Result<Order, String> {
+        self.check()?;
+        let Self { host, spec, .. } = self;
         let is_limited = spec.memory_max.is_some() || spec.cpu_millis.is_some();
         let cgroup = host.cgroup.as_ref().map(|dir| dir.to_string_lossy().into_owned());
         Ok(Order {

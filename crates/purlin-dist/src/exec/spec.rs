@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 pub const NAME_BYTES_MAX: usize = 128;
 /// Most arguments and variables.
 pub const ITEMS_MAX: usize = 1_024;
-/// Most bytes of command, arguments and environment together. Linux takes 128 KiB in one piece and
-/// 2 MiB in all; a supervisor keeps them on every node.
-pub const SPEC_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of command, arguments, environment, directory and user together, so that they fit, with
+/// their lengths, what a supervisor keeps of a child. Linux takes 128 KiB in one piece.
+pub const SPEC_BYTES_MAX: usize = 56 << 10;
 /// Longest grace between the stop signal and the end.
 pub const GRACE_MAX: Duration = Duration::from_secs(3_600);
 /// Least memory a program may be limited to. Below it most cannot even start.

@@ -284,6 +284,9 @@ pub(crate) trait AnyKind: Send + Sync {
     /// Whether the arguments can be decoded here.
     fn check(&self, args: &[u8]) -> Result<(), KindError>;
 
+    /// How long its processes may take to terminate.
+    fn terminate_within(&self) -> Duration;
+
     /// Takes the state out of `process`, which ends, unless the state is too large: then it goes on
     /// as if it had not been asked.
     fn hand_off(
@@ -329,6 +332,10 @@ impl<K: Kind> AnyKind for K {
 
     fn check(&self, args: &[u8]) -> Result<(), KindError> {
         decode::<K>(args).map(drop)
+    }
+
+    fn terminate_within(&self) -> Duration {
+        self.options().terminate_within
     }
 
     fn hand_off(

@@ -55,7 +55,8 @@ const BATCH: usize = 256;
 const PAGE: usize = 1_000;
 /// How often what the clock or the replica refused is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
-/// How long a process may take to handle what waits and to terminate before it is killed.
+/// How long a process may take to handle what waits and to terminate before it is killed, unless its
+/// kind takes longer to terminate.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How many states are given, and successors started, at once.
 const HAND_OFFS_AT_ONCE: usize = 64;
@@ -562,14 +563,14 @@ impl Room {
                 }
                 Output::Stop(_, process, why) => {
                     if let Some(process) = hub.processes.get(process) {
-                        spawn(stop(process, why));
+                        spawn(stop(process, why, self.stop_within()));
                     }
                 }
                 Output::Lose { id, process, winner } => {
                     if let Some(process) = hub.processes.get(process) {
                         let merge = self.merge.read().clone();
                         let lost = LostCopy { id, process, winner: winner.node };
-                        spawn(lose(lost, merge));
+                        spawn(lose(lost, merge, self.stop_within()));
                     }
                 }
                 Output::HandOff { id, process, fence } => {
@@ -825,6 +826,11 @@ impl Room {
         });
     }
 
+    fn stop_within(&self) -> Duration {
+        let kinds = self.kinds.read();
+        kinds.values().map(|kind| kind.terminate_within()).fold(STOP_WITHIN, Duration::max)
+    }
+
     async fn hand_off(
         self: Arc<Self>,
         hub: &Arc<Hub>,
@@ -848,7 +854,8 @@ impl Room {
                 match given {
                     Ok(state) => {
                         // What it owns is free by then.
-                        if tokio::time::timeout(STOP_WITHIN, process.exited()).await.is_err() {
+                        let within = self.stop_within();
+                        if tokio::time::timeout(within, process.exited()).await.is_err() {
                             process.kill();
                         }
                         Ok(state)
@@ -979,7 +986,7 @@ impl State {
     }
 }
 
-async fn stop(process: AnyProcess, why: StopWhy) {
+async fn stop(process: AnyProcess, why: StopWhy, within: Duration) {
     match why {
         // Nobody else will handle what waits.
         StopWhy::Removed => process.drain(),
@@ -988,12 +995,12 @@ async fn stop(process: AnyProcess, why: StopWhy) {
         StopWhy::Elsewhere => process.stop(ExitReason::stopped("it is to run elsewhere")),
         StopWhy::Fresh => process.kill(),
     }
-    if tokio::time::timeout(STOP_WITHIN, process.exited()).await.is_err() {
+    if tokio::time::timeout(within, process.exited()).await.is_err() {
         process.kill();
     }
 }
 
-async fn lose(lost: LostCopy, merge: Option<Arc<dyn MergeCopies>>) {
+async fn lose(lost: LostCopy, merge: Option<Arc<dyn MergeCopies>>, within: Duration) {
     let (process, winner, id) = (lost.process.clone(), lost.winner.clone(), Arc::clone(&lost.id));
     if let Some(merge) = merge {
         // In a task of its own: a panic of the user's is a failed merge, not a copy that stays.
@@ -1008,7 +1015,7 @@ async fn lose(lost: LostCopy, merge: Option<Arc<dyn MergeCopies>>) {
         }
     }
     process.stop(ExitReason::stopped(format!("the copy on {winner} stays")));
-    if tokio::time::timeout(STOP_WITHIN, process.exited()).await.is_err() {
+    if tokio::time::timeout(within, process.exited()).await.is_err() {
         process.kill();
     }
 }

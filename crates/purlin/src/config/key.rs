@@ -59,6 +59,8 @@ pub enum Kind {
     },
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Switch,
 }
 
 const KIB: usize = 1 << 10;
@@ -304,6 +306,28 @@ const KEYS: &[Key] = &[
         doc: "how long entries of a node that this one has not met are kept (guess)",
     },
     Key {
+        section: "exec",
+        name: "enabled",
+        kind: Kind::Switch,
+        default: Some("false"),
+        doc: "whether this node runs programs for whoever has the token; they run as its own user",
+    },
+    Key {
+        section: "exec",
+        name: "cgroup",
+        kind: Kind::Path,
+        default: None,
+        doc: "directory of a cgroup v2 for limits of programs; it and its controllers must be the node's to use. \
+              Unset: memory is limited by address space, processor time cannot be",
+    },
+    Key {
+        section: "exec",
+        name: "log_file_bytes_max",
+        kind: Kind::Bytes { min: 64 * KIB, max: 1024 * MIB },
+        default: Some("4MiB"),
+        doc: "output of one program per file, of which 4 are kept (guess)",
+    },
+    Key {
         section: "log",
         name: "level",
         kind: Kind::Text,
@@ -412,6 +436,7 @@ impl Kind {
                 format!("a duration from {min:?} to {max:?}, for instance \"250ms\"")
             }
             Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Switch => "true or false".to_owned(),
         }
     }
 }

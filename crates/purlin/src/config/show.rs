@@ -46,6 +46,7 @@ fn written(value: &Value) -> String {
             format!("{{ {} }}", pairs.join(", "))
         }
         Value::Count(count) => count.to_string(),
+        Value::Switch(is_on) => is_on.to_string(),
         Value::Duration(duration) => quoted(&with_unit(*duration)),
     }
 }

@@ -325,6 +325,13 @@ impl Settings {
         }
     }
 
+    pub(super) fn switch(&self, path: &str) -> bool {
+        match self.get(path) {
+            Some(Value::Switch(is_on)) => *is_on,
+            other => unreachable!("{path} is a switch with a default, found {other:?}"),
+        }
+    }
+
     pub(super) fn node_name(&self, path: &str) -> NodeName {
         match self.get(path) {
             Some(Value::NodeName(name)) => name.clone(),

@@ -23,6 +23,7 @@ pub(crate) enum Raw {
     Integer(String),
     List(Vec<Self>),
     Table(Vec<(String, Self)>),
+    Switch(bool),
     Other(&'static str),
 }
 
@@ -45,9 +46,8 @@ impl Raw {
                     })
                     .collect(),
             ),
-            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
-                Self::Other(value.type_str())
-            }
+            DeValue::Boolean(is_on) => Self::Switch(*is_on),
+            DeValue::Float(_) | DeValue::Datetime(_) => Self::Other(value.type_str()),
         }
     }
 }
@@ -59,6 +59,7 @@ impl fmt::Display for Raw {
             Self::Integer(digits) => f.write_str(digits),
             Self::List(_) => f.write_str("a list"),
             Self::Table(_) => f.write_str("a table"),
+            Self::Switch(is_on) => write!(f, "{is_on}"),
             Self::Other(kind) => write!(f, "a {kind}"),
         }
     }
@@ -76,6 +77,7 @@ pub(super) enum Value {
     Labels(BTreeMap<String, String>),
     Count(usize),
     Duration(Duration),
+    Switch(bool),
 }
 
 impl Value {
@@ -148,6 +150,10 @@ impl Value {
                 if words.contains(&text.as_str()) =>
             {
                 Ok(Self::Text(text.clone()))
+            }
+            (Kind::Switch, Raw::Switch(is_on)) => Ok(Self::Switch(*is_on)),
+            (Kind::Switch, Raw::Word(word)) => {
+                word.parse().map(Self::Switch).map_err(|_neither| refuse())
             }
             _ => Err(refuse()),
         }
