@@ -9,8 +9,8 @@
 //!
 //! - the node that runs a child, about that child;
 //! - the *planner*, the present host that has been one for longest, about children whose node is
-//!   lost and children that have no place. A host that came late may lack records; it plans for
-//!   nobody.
+//!   lost and children that have no place. A node plans for nobody before it has the records of all
+//!   members ([`Core::records_complete`]): it would miss what is merely on its way.
 //!
 //! # Conflicts
 //! On two sides of a cut a child can come to have two places. Of the two the one written later
@@ -404,6 +404,8 @@ pub struct Core {
     removed: BTreeMap<Arc<str>, (HlcTimestamp, Instant)>,
     specs: usize,
     gate: Gate,
+    /// Whether the records of all others are here: before that, what seems to be missing is not.
+    complete: bool,
     draining: bool,
     paused: bool,
     forget_at: Instant,
@@ -433,6 +435,7 @@ impl Core {
             removed: BTreeMap::new(),
             specs: 0,
             gate: Gate::Open,
+            complete: true,
             draining: false,
             paused: false,
             forget_at: Instant::ZERO,
@@ -661,7 +664,7 @@ impl Core {
     }
 
     fn may_plan(&self) -> bool {
-        self.gate == Gate::Open && self.planner() == Some(&self.me)
+        self.complete && self.gate == Gate::Open && self.planner() == Some(&self.me)
     }
 
     fn can_move(&self) -> bool {
@@ -815,6 +818,24 @@ impl Core {
         }
         self.plan_lost();
         self.plan_some(now, out);
+    }
+
+    /// Whether the records of all members are here. At first they count as complete.
+    ///
+    /// A node that has just come and has heard of a child but not yet where it runs would start it
+    /// a second time, and without its state.
+    pub fn records_complete(&mut self, now: Instant, complete: bool, out: &mut Vec<Output>) {
+        let was = std::mem::replace(&mut self.complete, complete);
+        if complete && !was {
+            self.plan_lost();
+            self.plan_some(now, out);
+        }
+    }
+
+    /// Whether a child that is not known here is known nowhere.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Whether moves that level the load wait.

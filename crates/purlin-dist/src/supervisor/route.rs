@@ -244,6 +244,8 @@ impl Route {
     fn find(&self) -> Found {
         let state = self.room.state.lock();
         match state.core.child(&self.id) {
+            // Where it is known may be on its way to a node that has just come.
+            None if self.actor.is_some() && !state.core.is_complete() => Found::Wait,
             None if self.actor.is_some() => Found::Activate,
             None => Found::Nowhere,
             Some((_, None)) => Found::Wait,
@@ -274,6 +276,12 @@ impl Route {
         }
     }
 
+    /// How long to wait before looking without being told: shortly while records are still coming,
+    /// of whose end nobody is told.
+    fn patience(&self) -> Duration {
+        if self.room.state.lock().core.is_complete() { LOOK_AGAIN } else { ACTIVATE_AGAIN }
+    }
+
     /// Waits until the child is somewhere else than `failed`, and starts it if that is up to us.
     async fn settle(&self, failed: Option<&Pid>, deadline: Instant) -> Result<Pid, Unsettled> {
         loop {
@@ -294,7 +302,7 @@ impl Route {
                 }
                 Ok(Found::Nowhere | Found::Wait) => return Err(Unsettled::Nowhere),
                 // Now and then it looks without being told.
-                Err(told) => drop(tokio::time::timeout(left.min(LOOK_AGAIN), told).await),
+                Err(told) => drop(tokio::time::timeout(left.min(self.patience()), told).await),
             }
         }
     }

@@ -22,7 +22,7 @@ use purlin_cluster::{
     Cluster, MemberCallError, MembersRpc, Remote, State as Liveness, View, Why as DownWhy,
     drain::{DrainHook, Stage},
 };
-use purlin_core::{Clock, Deadline, HlcTimestamp, Instant, NodeId, Outcome};
+use purlin_core::{Clock, Deadline, Epoch, HlcTimestamp, Instant, NodeId, Outcome};
 use purlin_net::{
     Method, ServiceId,
     rpc::{CallOptions, Rejection, ServeError},
@@ -53,6 +53,11 @@ pub const SUPERVISORS_MAX: usize = 1_024;
 const BATCH: usize = 256;
 /// Keys per page when everything is compared.
 const PAGE: usize = 1_000;
+/// How long the records of a member are waited for before children that seem to be missing are
+/// started all the same: it may be one that others see and this node does not reach.
+const RECORDS_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether they have come.
+const RECORDS_EVERY: Duration = Duration::from_millis(20);
 /// How often what the clock or the replica refused is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 /// How long a process may take to handle what waits and to terminate before it is killed, unless its
@@ -198,7 +203,18 @@ pub(crate) struct Hub {
     wake: Notify,
     /// Until when the following task sleeps, in nanoseconds since the start of the clock.
     sleeps_until: AtomicU64,
+    arrivals: Mutex<Arrivals>,
     pub(crate) malformed: AtomicU64,
+}
+
+/// Whether the records of all members are here, and since when each is waited for.
+#[derive(Default)]
+struct Arrivals {
+    /// As the rooms were last told.
+    is_complete: bool,
+    /// The view that this was found out for.
+    of: Epoch,
+    since: BTreeMap<NodeId, Instant>,
 }
 
 /// One supervisor on this node.
@@ -264,6 +280,7 @@ impl Hub {
             handing: Arc::new(Semaphore::new(HAND_OFFS_AT_ONCE)),
             wake: Notify::new(),
             sleeps_until: AtomicU64::new(0),
+            arrivals: Mutex::default(),
             malformed: AtomicU64::new(0),
         });
         hub.serve()?;
@@ -309,6 +326,8 @@ impl Hub {
         });
         rooms.insert(name, Arc::clone(&room));
         drop(rooms);
+        let is_complete = self.arrivals.lock().is_complete;
+        room.step(self, |core, now, out| core.records_complete(now, is_complete, out));
         let members = seen(&self.cluster.view());
         room.step(self, |core, now, out| core.members_changed(now, members, out));
         Ok(room)
@@ -414,6 +433,42 @@ impl Hub {
         }
     }
 
+    /// Finds out whether the records of all members are here, and tells the rooms when that changes.
+    fn look_for_records(&self) {
+        let now = self.clock.now();
+        let view = self.cluster.view();
+        {
+            let arrivals = self.arrivals.lock();
+            if arrivals.is_complete && arrivals.of == view.epoch {
+                return;
+            }
+        }
+        let lag = self.records.status().lag;
+        let has_come =
+            |node: &NodeId| lag.iter().any(|peer| peer.node == *node && peer.caught_up.is_some());
+        let complete = {
+            let mut arrivals = self.arrivals.lock();
+            let present = view.alive().filter(|member| member.id != self.me);
+            let missing: BTreeMap<NodeId, Instant> = present
+                .filter(|member| !has_come(&member.id))
+                .map(|member| {
+                    let since = arrivals.since.get(&member.id).copied().unwrap_or(now);
+                    (member.id.clone(), since)
+                })
+                .collect();
+            let complete = missing.values().all(|since| *since + RECORDS_WITHIN <= now);
+            arrivals.since = missing;
+            arrivals.of = view.epoch;
+            if std::mem::replace(&mut arrivals.is_complete, complete) == complete {
+                return;
+            }
+            complete
+        };
+        for room in self.all() {
+            room.step(self, |core, now, out| core.records_complete(now, complete, out));
+        }
+    }
+
     fn woke(&self) {
         let now = self.clock.now();
         for room in self.all() {
@@ -431,7 +486,8 @@ impl Hub {
     fn pause(&self) -> Duration {
         let now = self.clock.now();
         // At most a second before looking whether anybody is left.
-        let mut pause = Duration::from_secs(1);
+        let is_complete = self.arrivals.lock().is_complete;
+        let mut pause = if is_complete { Duration::from_secs(1) } else { RECORDS_EVERY };
         for room in self.all() {
             let state = room.state.lock();
             if !state.owed.is_empty() {
@@ -1120,6 +1176,10 @@ async fn follow(
             }
             () = hub.wake.notified() => {}
             () = tokio::time::sleep(pause) => {}
+        }
+        // What has come but not been taken in is not here.
+        if told.is_empty() {
+            hub.look_for_records();
         }
         hub.woke();
     }
