@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use purlin_server::shapes::{
-    PresenceChange, PresenceReport, PresenceTracked, PresencesReport, RemovedReport,
+    PresenceChange, PresenceCounts, PresenceReport, PresenceTracked, PresencesReport, RemovedReport,
 };
 use reqwest::Method;
 
@@ -36,6 +36,10 @@ pub(crate) async fn presence(
             let path = format!("/v1/presence-watch?topic={}", segment(topic));
             let what = format!("presences of {topic:?}");
             watch(client, &path, &what, *count, output, change_line).await
+        }
+        PresenceCommand::Counts { prefix, count } => {
+            let path = format!("/v1/presence-counts?prefix={}", segment(prefix));
+            watch(client, &path, "counts of presences", *count, output, counts_line).await
         }
         PresenceCommand::Track { topic, key, meta, session, lease } => {
             let path = format!("/v1/presence/{}/{}", segment(topic), segment(key));
@@ -145,5 +149,25 @@ fn change_line(change: &PresenceChange, output: &Output) -> String {
     let entry = entry.as_ref();
     let node = entry.map(|entry| entry.node.clone()).unwrap_or_default();
     let metadata = entry.map(|entry| words(&entry.metadata)).unwrap_or_default();
-    format!("{what}  {}  {node}  {}{metadata}", change.key, change.why)
+    let said = |it: &Option<String>| it.clone().unwrap_or_else(|| "nothing".to_owned());
+    let fields = change.fields.iter();
+    let fields = fields.map(|it| format!("{} {} -> {}", it.name, said(&it.before), said(&it.now)));
+    let fields = match fields.collect::<Vec<_>>().join(", ") {
+        fields if fields.is_empty() => fields,
+        fields => format!("  ({fields})"),
+    };
+    format!("{what}  {}  {node}  {}{metadata}{fields}", change.key, change.why)
+}
+
+fn counts_line(counts: &PresenceCounts, output: &Output) -> String {
+    let line = |topic: &purlin_server::shapes::PresenceCount| {
+        let nodes = topic.nodes.iter().map(|(node, count)| format!("{node} {count}"));
+        let nodes = nodes.collect::<Vec<_>>().join(", ");
+        let count = output.toned_cell(Tone::Strong, &topic.count.to_string(), 7);
+        format!("{count}  {}  {nodes}", topic.topic).trim_end().to_owned()
+    };
+    match counts.topics.is_empty() {
+        true => "nobody is present anywhere".to_owned(),
+        false => counts.topics.iter().map(line).collect::<Vec<_>>().join("\n"),
+    }
 }

@@ -94,7 +94,7 @@ fn print<T: DeserializeOwned>(
     line: impl Fn(&T, &Output) -> String,
 ) -> Result<bool, Failure> {
     match event.kind.as_str() {
-        "change" => {}
+        "change" | "counts" => {}
         "lag" | "gap" => {
             output.note(&format!("changes are missing here, list again: {}", event.data));
             return Ok(false);

@@ -127,6 +127,18 @@ Renews a lease while it runs. If it is killed, the presence ends when the lease 
         #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
         lease: Duration,
     },
+    /// Print how many are in each topic, and on which nodes, as it changes
+    #[command(
+        after_help = "Examples:\n  purlin presence counts\n  purlin presence counts --prefix room/"
+    )]
+    Counts {
+        /// Only topics that start with this
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// End after it was told so many times
+        #[arg(long)]
+        count: Option<u64>,
+    },
     /// Print who comes and goes in a topic, with the reason
     #[command(
         after_help = "Examples:\n  purlin presence watch room/7\n  purlin presence watch room/7 --count 1"

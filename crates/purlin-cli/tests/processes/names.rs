@@ -81,8 +81,11 @@ fn presences_are_seen_by_all_and_those_of_a_killed_node_go_with_the_verdict() {
             .all(|node| listed(node).contains("eve") && listed(node).contains("device=phone"))
             .then_some(())
     });
+    let counts = Running::start(&cluster, 1, &["presence", "counts", "--prefix", "room/"]);
+    counts.wait_until_said("room/7  n2 1, n3 1");
     // Ctrl-C is a goodbye.
     assert_eq!(eve.end(), Some(0));
+    counts.wait_until_said("room/7  n3 1");
     watch.wait_until_said("unregistered");
     // A killed node's presence does not wait for its lease, which is longer than our patience.
     drop(ada);
