@@ -70,6 +70,20 @@ fn feature_flags_reach_the_same_users_on_every_node_and_can_be_killed() {
     );
 }
 
+#[test]
+fn virtual_actors_fail_no_call_and_lose_no_count_in_a_rolling_restart() {
+    says(
+        env!("CARGO_BIN_EXE_virtual_actors"),
+        &[
+            "1000 meters are awake",
+            "n1 was drained and started again",
+            "n5 was drained and started again",
+            " 0 failed, ",
+            " 0 meters with a wrong count",
+        ],
+    );
+}
+
 /// A participant of the chat: what it types and what it sees.
 struct Participant {
     child: Child,
