@@ -11,7 +11,8 @@
 //! - `index`, [`history`]: what readers and watchers see
 //! - [`dist`]: [`Dist`], the shell: replica set, members, processes; `confirm`: waiting for others
 //! - [`registry`]: [`Registry`], names; [`groups`]: [`Groups`]; [`error`]: why something was refused
-//! - [`supervisor`]: processes that survive their node
+//! - [`supervisor`]: processes that survive their node; [`singleton`]: work that runs once;
+//!   [`lease`]: what fences it
 //! - `exec`: programs of the operating system as processes (on Unix)
 //! - [`presence`]: [`Presence`]; [`diffs`]: who came and went, without the flicker of a drain; pure
 //! - [`feed`]: a client's copy of a topic, and counts without rows; [`fetch`]: what is not in rows
@@ -28,9 +29,11 @@ pub mod fetch;
 pub mod groups;
 pub mod history;
 mod index;
+pub mod lease;
 pub mod presence;
 pub mod registry;
 pub mod row;
+pub mod singleton;
 pub mod supervisor;
 
 pub use confirm::SyncTo;

@@ -12,6 +12,7 @@ use purlin_cluster::{Cluster, DrainProgress, MembersRpc, Remote};
 use purlin_core::{Clock, Hlc, Instant, NodeId, watch};
 use purlin_dist::{
     Dist, Groups, Presence, Registry,
+    singleton::Singleton,
     supervisor::{Supervisor, SupervisorError, Supervisors},
 };
 use purlin_net::Transport;
@@ -226,6 +227,15 @@ impl Node {
     #[must_use]
     pub fn programs(&self) -> &purlin_dist::exec::Programs {
         &self.inner.parts.programs
+    }
+
+    /// Level 2: the singleton `name`: work that runs on one node at a time. Guarantee: eventual, as
+    /// of a supervisor's child; fenced by leases ([`Singleton::fenced`]) at most one at any moment.
+    ///
+    /// # Errors
+    /// [`SupervisorError`] for a name out of bounds.
+    pub fn singleton(&self, name: &str) -> Result<Singleton, SupervisorError> {
+        Singleton::new(self.supervisors(), name)
     }
 
     /// Level 2: all supervisors that this node knows of.

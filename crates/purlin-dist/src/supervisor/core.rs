@@ -586,6 +586,18 @@ impl Core {
         placer.place(id, wish, |other| self.node_of(other).cloned())
     }
 
+    /// The node for a child that is to be disturbed least: of those that fit, the one that has been
+    /// a host for longest. Whoever comes later does not change it.
+    ///
+    /// # Errors
+    /// [`Unplaceable`].
+    pub fn choose_oldest(&self, kind: &str, wish: &Wish) -> Result<NodeId, Unplaceable> {
+        let fitting = self.candidates(kind).filter(|it| it.weight > 0 && it.fits(wish));
+        let oldest =
+            fitting.min_by_key(|it| (self.hosts.get(&it.node).map(|it| it.since), &it.node));
+        oldest.map(|it| it.node.clone()).ok_or(Unplaceable::NoNode)
+    }
+
     /// The node for a child that was on `before`: that one, if it takes it.
     ///
     /// # Errors
@@ -721,6 +733,12 @@ impl Core {
         out: &mut Vec<Output>,
     ) {
         if let Some((version, spec)) = spec {
+            let known = self.children.get(id).filter(|child| child.provisional.is_none());
+            let known = known.and_then(|child| child.spec.as_ref());
+            if known.is_some_and(|(known, _)| *known > version) {
+                // It was written at the same time as what was known, which is removed: so is it.
+                self.drop_spec(now, id, out);
+            }
             if self.take_spec(id, version, &spec, out) {
                 self.children.get_mut(id).expect("it was just seen").provisional = None;
             }

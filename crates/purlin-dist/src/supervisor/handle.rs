@@ -13,7 +13,7 @@ use tokio::time::Instant as RuntimeInstant;
 use super::{
     core::{Gate, Refusal, StartHere},
     events::Events,
-    kind::{self, Fence, KIND_BYTES_MAX, Kind, KindError},
+    kind::{self, AnyKind, Fence, KIND_BYTES_MAX, Kind, KindError},
     placement::{Move, Unplaceable, WishError},
     record::{
         self, ARGS_BYTES_MAX, Cause, ChildOptions, Control, Place, PlaceState, RecordKey, Spec,
@@ -23,9 +23,11 @@ use super::{
         Footing, Hub, MergeCopies, NotStarted, Room, StartAtError, SupervisorConfig,
         TooManySupervisors,
     },
+    split::SplitError,
 };
 use crate::{
     error::{DistError, check_key, check_scope},
+    lease::Leases,
     registry::AnotherKind,
 };
 
@@ -157,6 +159,9 @@ pub enum SupervisorError {
     /// The child is not in quarantine, or no node can take it.
     #[error("child {0:?} cannot be released")]
     NotReleased(String),
+    /// The split policy cannot keep its promise.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// The records cannot be written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -335,10 +340,29 @@ impl Supervisor {
     }
 
     /// Behaves so from now on, on this node: give all nodes the same.
-    pub fn configure(&self, config: SupervisorConfig) {
+    ///
+    /// # Errors
+    /// [`SupervisorError::Split`]; nothing was changed.
+    pub fn configure(&self, config: SupervisorConfig) -> Result<(), SupervisorError> {
+        self.room.judge_by(config.split.clone())?;
         let core = config.core.clone();
         *self.room.config.write() = config;
         self.room.step(&self.hub, |it, now, _| it.configure(now, core));
+        self.room.judge(&self.hub);
+        Ok(())
+    }
+
+    /// Asks `leases` who goes on under [`Policy::Lease`](super::split::Policy::Lease). Without it
+    /// that policy stops all sides.
+    pub fn ask_leases(&self, leases: Arc<dyn Leases>) {
+        self.room.judge.lock().leases = Some(leases);
+    }
+
+    /// No longer counts `node`, which is never to come back, in the split policy; see
+    /// [`Split::forget`](super::split::Split::forget).
+    pub fn forget(&self, node: &NodeName) {
+        self.room.judge.lock().forget(node);
+        self.room.judge(&self.hub);
     }
 
     /// Lets this node run children of the kind `K`, and tells the others so.
@@ -349,17 +373,25 @@ impl Supervisor {
         if K::NAME.is_empty() || K::NAME.len() > KIND_BYTES_MAX {
             return Err(SupervisorError::KindName { bytes: K::NAME.len() });
         }
+        self.register(K::NAME.into(), Arc::new(kind))
+    }
+
+    pub(crate) fn register(
+        &self,
+        name: Arc<str>,
+        kind: Arc<dyn AnyKind>,
+    ) -> Result<(), SupervisorError> {
         {
             let mut kinds = self.room.kinds.write();
-            if kinds.contains_key(K::NAME) {
-                return Err(SupervisorError::KindTaken(K::NAME.to_owned()));
+            if kinds.contains_key(&name) {
+                return Err(SupervisorError::KindTaken(name.to_string()));
             }
-            kinds.insert(K::NAME.into(), Arc::new(kind));
+            kinds.insert(Arc::clone(&name), kind);
         }
         let mut state = self.room.state.lock();
         let announced = self.room.announce(&self.hub, &mut state);
         if announced.is_err() {
-            self.room.kinds.write().remove(K::NAME);
+            self.room.kinds.write().remove(&name);
         }
         Ok(announced?)
     }
@@ -389,7 +421,7 @@ impl Supervisor {
         let args = kind::encode_args::<K>(args)?;
         let id: Arc<str> = id.into();
         let spec = Spec { kind: K::NAME.into(), args, options: Arc::new(options) };
-        self.room.start_child(&self.hub, &id, Arc::new(spec), false).await?;
+        self.room.start_child(&self.hub, &id, Arc::new(spec), By::Strategy).await?;
         Ok(self.child_of(id, None))
     }
 
@@ -430,8 +462,18 @@ impl Supervisor {
         let id: Arc<str> = id.into();
         let spec = Spec { kind: kind.into(), args, options: Arc::new(options) };
         let spec = Arc::new(spec);
-        let place = self.room.start_child(&self.hub, &id, Arc::clone(&spec), false).await?;
+        let place = self.room.start_child(&self.hub, &id, Arc::clone(&spec), By::Strategy).await?;
         Ok(ChildInfo::of(&id, &spec, Some(&place)))
+    }
+
+    /// Starts a child on the oldest host that fits.
+    pub(crate) async fn start_on_oldest(
+        &self,
+        id: &Arc<str>,
+        options: ChildOptions,
+    ) -> Result<(), StartChildError> {
+        let spec = Spec { kind: Arc::clone(id), args: Bytes::new(), options: Arc::new(options) };
+        self.room.start_child(&self.hub, id, Arc::new(spec), By::Age).await.map(drop)
     }
 
     /// The address of the child `id`, which need not run yet. Whether it is an `S` shows when it
@@ -665,6 +707,17 @@ impl Supervisor {
     }
 }
 
+/// How the first node of a child is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// As the supervisor is configured.
+    Strategy,
+    /// By its id: all nodes that see the same hosts choose the same.
+    Id,
+    /// The host that has been one for longest.
+    Age,
+}
+
 impl Room {
     /// Writes down that the child is to run, and has a node start it.
     pub(crate) async fn start_child(
@@ -672,7 +725,7 @@ impl Room {
         hub: &Arc<Hub>,
         id: &Arc<str>,
         spec: Arc<Spec>,
-        fixed: bool,
+        by: By,
     ) -> Result<Place, StartChildError> {
         check_key("child id", id).map_err(StartChildError::Id)?;
         spec.options.wish.check()?;
@@ -699,10 +752,10 @@ impl Room {
                 return Err(StartChildError::TooMany { count, max: children_max });
             }
             let wish = &spec.options.wish;
-            let first = if fixed {
-                state.core.choose_fixed(id, &spec.kind, wish, &[])?
-            } else {
-                state.core.choose(id, &spec.kind, wish)?
+            let first = match by {
+                By::Strategy => state.core.choose(id, &spec.kind, wish)?,
+                By::Id => state.core.choose_fixed(id, &spec.kind, wish, &[])?,
+                By::Age => state.core.choose_oldest(&spec.kind, wish)?,
             };
             let key = RecordKey::Spec(Arc::clone(&self.name), Arc::clone(id)).to_bytes();
             let version = hub.records.put(key, spec.to_bytes(), None)?;
@@ -792,7 +845,7 @@ impl Room {
             }
             (ToWake::Unplaceable, _) | (ToWake::Unknown, None) => false,
             (ToWake::Unknown, Some(spec)) => {
-                let started = self.start_child(hub, id, Arc::clone(spec), true).await;
+                let started = self.start_child(hub, id, Arc::clone(spec), By::Id).await;
                 matches!(started, Ok(_) | Err(StartChildError::Exists { .. }))
             }
         }

@@ -269,7 +269,8 @@ pub(crate) enum HandOffError {
     AnotherKind,
 }
 
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// A future of a trait's method.
+pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A kind without its types.
 pub(crate) trait AnyKind: Send + Sync {

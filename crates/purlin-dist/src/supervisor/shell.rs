@@ -22,7 +22,7 @@ use purlin_cluster::{
     Cluster, MemberCallError, MembersRpc, Remote, State as Liveness, View, Why as DownWhy,
     drain::{DrainHook, Stage},
 };
-use purlin_core::{Clock, Deadline, Epoch, HlcTimestamp, Instant, NodeId, Outcome};
+use purlin_core::{Clock, Deadline, Epoch, HlcTimestamp, Instant, NodeId, NodeName, Outcome};
 use purlin_net::{
     Method, ServiceId,
     rpc::{CallOptions, Rejection, ServeError},
@@ -35,13 +35,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore, broadcast, oneshot};
 
 use super::{
-    core::{Core, CoreConfig, Output, Refusal, Seen, StartAnswer, StartHere, StopWhy},
+    core::{Core, CoreConfig, Gate, Output, Refusal, Seen, StartAnswer, StartHere, StopWhy},
     events::Story,
     kind::{AnyKind, Birth, Fence, Handed, KindError},
     placement::{self, Candidate},
     record::{self, Cause, Control, Host, Place, PlaceState, RecordKey, Spec, SpecReader},
+    split::{LeaseSight, Policy, Sight, Split, SplitConfig, SplitError, Verdict},
 };
-use crate::directory::Standing;
+use crate::{
+    directory::Standing,
+    lease::{LeaseError, Leases},
+};
 
 /// The replica set of all children's records, on the wire.
 pub const CHILDREN: ServiceId = ServiceId(13);
@@ -77,6 +81,8 @@ const DRAIN_RESERVE: Duration = Duration::from_millis(500);
 pub struct SupervisorConfig {
     /// Placing, failover and levelling.
     pub core: CoreConfig,
+    /// Which side of a cut runs children. Default both.
+    pub split: SplitConfig,
     /// How many children there may be for this node to start another. Default 1 million.
     pub children_max: usize,
     /// How many events are remembered. Default 16,384.
@@ -93,6 +99,7 @@ impl Default for SupervisorConfig {
     fn default() -> Self {
         Self {
             core: CoreConfig::default(),
+            split: SplitConfig::new(Policy::None),
             children_max: 1_000_000,
             events_max: 16_384,
             state_bytes_max: 1 << 20,
@@ -226,10 +233,32 @@ pub(crate) struct Room {
     pub(crate) kinds: RwLock<BTreeMap<Arc<str>, Arc<dyn AnyKind>>>,
     pub(crate) config: RwLock<SupervisorConfig>,
     pub(crate) story: Arc<Story>,
+    pub(crate) judge: Mutex<Judge>,
     pub(crate) merge: RwLock<Option<Arc<dyn MergeCopies>>>,
     pub(crate) veto: RwLock<Option<Arc<Veto>>>,
     /// Calls that wait for a child to be somewhere.
     pub(crate) waiting_calls: Arc<Semaphore>,
+}
+
+/// Whether this side of a cut may run children.
+#[derive(Default)]
+pub(crate) struct Judge {
+    split: Option<Split>,
+    /// When to look again.
+    at: Option<Instant>,
+    pub(crate) leases: Option<Arc<dyn Leases>>,
+    lease: LeaseSight,
+    /// Until when what is known of the lease holds.
+    lease_until: Option<Instant>,
+    asks: bool,
+}
+
+impl Judge {
+    pub(crate) fn forget(&mut self, node: &NodeName) {
+        if let Some(split) = &mut self.split {
+            split.forget(node);
+        }
+    }
 }
 
 pub(crate) struct State {
@@ -320,6 +349,7 @@ impl Hub {
             kinds: RwLock::default(),
             story: Story::new(config.events_max),
             config: RwLock::new(config),
+            judge: Mutex::default(),
             merge: RwLock::default(),
             veto: RwLock::default(),
             waiting_calls: Arc::new(Semaphore::new(super::route::WAITING_CALLS_MAX)),
@@ -417,9 +447,7 @@ impl Hub {
             self.malformed.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let cell = self.records.get(&key.to_bytes());
-        let written = cell.as_ref().and_then(Cell::register);
-        if room.hear(self, &key, written.map(|it| (it.at, &it.value))).is_err() {
+        if room.hear(self, &key).is_err() {
             self.malformed.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(?key, "record of another node not understood");
         }
@@ -429,6 +457,8 @@ impl Hub {
         let members = seen(view);
         for room in self.all() {
             let members = members.clone();
+            // First: nothing is taken over by a view that stops this side.
+            room.judge(self);
             room.step(self, |core, now, out| core.members_changed(now, members, out));
         }
     }
@@ -472,6 +502,10 @@ impl Hub {
     fn woke(&self) {
         let now = self.clock.now();
         for room in self.all() {
+            let judge_at = room.judge.lock().at;
+            if judge_at.is_some_and(|at| at <= now) {
+                room.judge(self);
+            }
             let is_due = {
                 let state = room.state.lock();
                 !state.owed.is_empty() || state.core.wake_at().is_some_and(|at| at <= now)
@@ -493,7 +527,8 @@ impl Hub {
             if !state.owed.is_empty() {
                 pause = pause.min(RETRY_EVERY);
             }
-            if let Some(at) = state.core.wake_at() {
+            let judge_at = room.judge.lock().at;
+            for at in [state.core.wake_at(), judge_at].into_iter().flatten() {
                 pause = pause.min(at.saturating_since(now));
             }
         }
@@ -541,6 +576,10 @@ impl Hub {
     }
 }
 
+/// For how long a side of a cut leases the right to go on.
+const SPLIT_LEASE: Duration = Duration::from_secs(30);
+/// How soon after one look at a cut the next one follows.
+const JUDGE_AGAIN: Duration = Duration::from_millis(20);
 /// From what size on a state travels on the channel for large things.
 const LARGE_BYTES: usize = 64 << 10;
 
@@ -702,6 +741,81 @@ impl Room {
         more
     }
 
+    /// Takes another policy.
+    pub(crate) fn judge_by(&self, config: SplitConfig) -> Result<(), SplitError> {
+        let split = Split::new(config)?;
+        let is_none = split.config().policy == Policy::None;
+        let mut judge = self.judge.lock();
+        judge.at = None;
+        judge.split = (!is_none).then_some(split);
+        Ok(())
+    }
+
+    /// Looks whether this side may run children.
+    pub(crate) fn judge(&self, hub: &Hub) {
+        let view = hub.cluster.view();
+        let (gate, ask) = {
+            let mut judge = self.judge.lock();
+            let now = hub.clock.now();
+            if judge.lease_until.is_some_and(|until| until <= now) {
+                (judge.lease, judge.lease_until) = (LeaseSight::Unknown, None);
+            }
+            let sight = Sight::of(&view, judge.lease.clone());
+            let Some(split) = &mut judge.split else {
+                drop(judge);
+                self.step(hub, |core, now, out| core.gate_changed(now, Gate::Open, out));
+                return;
+            };
+            let verdict = split.step(now, &sight);
+            let (gate, at, ask) = match verdict {
+                Verdict::Keep { .. } => (Gate::Open, None, false),
+                Verdict::Stop { why } => (Gate::Shut(why.to_string().into()), None, false),
+                Verdict::Undecided { until, ask_lease, .. } => {
+                    (Gate::Waiting, Some(until.max(now + JUDGE_AGAIN)), ask_lease)
+                }
+            };
+            judge.at = at;
+            let ask = ask && !judge.asks;
+            judge.asks |= ask;
+            // The first of those who are here acquires it for its side, the others look.
+            let is_first = sight.reached.first() == Some(&sight.me);
+            (gate, ask.then(|| (judge.leases.clone(), is_first)))
+        };
+        if let Some((leases, is_first)) = ask {
+            self.with(hub, move |hub, room| async move {
+                room.ask_lease(&hub, leases, is_first).await;
+            });
+        }
+        self.step(hub, |core, now, out| core.gate_changed(now, gate, out));
+    }
+
+    async fn ask_lease(&self, hub: &Hub, leases: Option<Arc<dyn Leases>>, is_first: bool) {
+        let name = format!("split/{}", self.name);
+        let asked_at = hub.clock.now();
+        let answer = match &leases {
+            None => None,
+            Some(leases) if is_first => match leases.acquire(&name, &hub.me, SPLIT_LEASE).await {
+                Ok(lease) => Some(lease.holder.name),
+                Err(LeaseError::Held { by, .. }) => Some(by.name),
+                Err(_) => None,
+            },
+            Some(leases) => match leases.holder(&name).await {
+                Ok(holder) => holder.map(|holder| holder.name),
+                Err(_) => None,
+            },
+        };
+        {
+            let mut judge = self.judge.lock();
+            judge.asks = false;
+            judge.lease = match answer {
+                Some(holder) => LeaseSight::Held(holder),
+                None => LeaseSight::Unreachable,
+            };
+            judge.lease_until = Some(asked_at + (SPLIT_LEASE - SPLIT_LEASE / 4));
+        }
+        self.judge(hub);
+    }
+
     /// Writes again what could not be written.
     fn pay(&self, hub: &Hub) {
         let mut state = self.state.lock();
@@ -715,13 +829,11 @@ impl Room {
     }
 
     /// Takes in what the replica set holds under `key`.
-    fn hear(
-        &self,
-        hub: &Hub,
-        key: &RecordKey,
-        written: Option<(HlcTimestamp, &Bytes)>,
-    ) -> Result<(), record::RecordError> {
+    fn hear(&self, hub: &Hub, key: &RecordKey) -> Result<(), record::RecordError> {
         let mut state = self.state.lock();
+        // Under the lock, under which we write: nothing of ours is newer than what is read.
+        let cell = hub.records.get(&key.to_bytes());
+        let written = cell.as_ref().and_then(Cell::register).map(|it| (it.at, &it.value));
         match key {
             RecordKey::Spec(_, id) => {
                 let spec = match written {

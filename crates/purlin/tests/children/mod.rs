@@ -11,6 +11,7 @@ use std::{
 use purlin::{
     DevAuthority, Node,
     dist::supervisor::{Birth, ChildOptions, Kind, KindError, Supervisor},
+    net::FaultRule,
     process::ExitReason,
 };
 
@@ -104,13 +105,23 @@ impl Kind for Actors {
     }
 }
 
+impl Counter {
+    /// What it counted since it was started from nothing.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
 /// Fails in `init`, each time.
 pub struct Poison;
 
 #[purlin::server]
 impl Poison {
     #[init]
-    pub async fn open() -> Result<Self, ExitReason> {
+    pub async fn open(hangs: bool) -> Result<Self, ExitReason> {
+        if hangs {
+            std::future::pending::<()>().await;
+        }
         tokio::task::yield_now().await;
         Err(ExitReason::failed("poison"))
     }
@@ -171,6 +182,28 @@ impl Cluster {
         node.transport().close();
     }
 
+    /// Cuts the node `alone` off from all others, until all have seen it.
+    pub async fn cut_off(&self, alone: usize) {
+        let first = &self.nodes[&alone];
+        let others: Vec<_> = self.nodes.iter().filter(|(n, _)| **n != alone).collect();
+        for (_, other) in &others {
+            let cut = |node: &Node| FaultRule::cut(node.id().name.clone());
+            first.transport().faults().add(cut(other)).unwrap();
+            other.transport().faults().add(cut(first)).unwrap();
+        }
+        let alive = |node: &Node| node.cluster().view().alive().count();
+        let seen =
+            || alive(first) == 1 && others.iter().all(|(_, node)| alive(node) == others.len());
+        until("the cut is seen", seen).await;
+    }
+
+    pub async fn heal(&self) {
+        for node in self.nodes.values() {
+            node.transport().faults().clear();
+        }
+        self.settle().await;
+    }
+
     /// Starts `count` children by turns from all nodes.
     pub async fn start(&self, count: usize) {
         let supervisors: Vec<_> = self.nodes.keys().map(|&n| self.at(n)).collect();
@@ -208,6 +241,11 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    pub async fn until_none_run(&self, kind: &str) {
+        let runs = |node: &Node| node.processes().list().iter().any(|it| it.kind == kind);
+        until("no process is left", || !self.nodes.values().any(runs)).await;
     }
 
     pub async fn until_all_run(&self, count: usize) {

@@ -441,7 +441,12 @@ impl World {
                     core.place_changed(now, &id, Some((version, place)), &mut more);
                 }
                 Output::Erase(id) => self.remove(n, &RecordKey::Place("s".into(), id)),
-                Output::Remove(id, _) => self.remove(n, &RecordKey::Spec("s".into(), id)),
+                Output::Remove(id, version) => {
+                    let key = RecordKey::Spec("s".into(), id);
+                    if self.held(n, &key).is_some_and(|(held, _)| held == version) {
+                        self.remove(n, &key);
+                    }
+                }
                 Output::Start { id, spec, fence, state, .. } => {
                     self.later(n, WORK, Task::Start { id, spec, fence, state });
                 }
