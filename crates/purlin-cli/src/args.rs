@@ -1,6 +1,7 @@
 //! What can be said on the command line, with help that teaches by example.
 
 mod names;
+mod programs;
 mod state;
 mod supervisor;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::names::{GroupsCommand, PresenceCommand, RegistryCommand};
+pub(crate) use self::programs::{LogsArgs, PsArgs, RunArgs, StopArgs};
 pub(crate) use self::state::{
     CacheCommand, CounterCommand, EphemeralCommand, FlagCommand, MapCommand, RegisterCommand,
     SetCommand, Signature, StateCommand, SwitchCommand, TextCommand,
@@ -193,6 +195,46 @@ Payloads go to standard output, one a line; notes about gaps go to standard erro
     /// See what becomes of children that any node can run
     #[command(subcommand)]
     Supervisor(SupervisorCommand),
+    /// Keep a command running on some node of the cluster
+    #[command(after_help = "\
+Examples:
+  purlin run web -- ./server --port 8080
+  purlin run --singleton nightly -- ./job.sh     it finds the number of this start in PURLIN_FENCE
+  purlin run once --restart never -- sh -c 'date; hostname'
+  purlin run big --memory-max 512MiB --user nobody --env LEVEL=debug -- ./big
+
+It is started again when it ends (--restart) and, on another node, when its node dies. A program that
+fails at once again and again is left alone until it is run again. On both sides of a cut a copy runs;
+after the heal the one that was started later stays. Whoever must not be written to by two gives each
+write PURLIN_FENCE and refuses a smaller one than it has seen.
+Variables: PURLIN_CHILD, PURLIN_FENCE, PURLIN_RESTARTS, PURLIN_NODE_NAME, PURLIN_NODE (its node's URL).
+Needs the token, and nodes with exec.enabled; those of `purlin up` have it.")]
+    Run(RunArgs),
+    /// List the programs of the cluster with where they run
+    #[command(after_help = "\
+Examples:
+  purlin ps
+  purlin ps web
+  purlin ps --output json | jq -r '.programs[] | select(.state != \"running\") | .name'")]
+    Ps(PsArgs),
+    /// Print what a program writes, from whichever node it runs on
+    #[command(after_help = "\
+Examples:
+  purlin logs web
+  purlin logs -f web                             goes on when it is started elsewhere
+  purlin logs web --tail 20 --timestamps
+  purlin logs web --on n1                        what n1 kept of it
+
+What it wrote to standard error goes to standard error; so do lines about it, which begin with --.
+Each node keeps the last 1 MiB per program in memory, and up to 16 MiB in DATA_DIR/exec/NAME.log.")]
+    Logs(LogsArgs),
+    /// Stop a program for good
+    #[command(after_help = "\
+Examples:
+  purlin stop web
+
+It gets its stop signal and, if it is still there after its grace, is killed with all it started.")]
+    Stop(StopArgs),
     /// Keep values that may be forgotten at any time, and see what caches hold
     #[command(subcommand)]
     Cache(CacheCommand),

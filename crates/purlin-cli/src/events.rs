@@ -103,7 +103,7 @@ fn print(event: &Event, output: &mut Output) -> Done {
 }
 
 /// `HH:MM:SS` in UTC: the same on every machine whose logs are compared.
-fn time_of_day(ms: u64) -> String {
+pub(crate) fn time_of_day(ms: u64) -> String {
     let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

@@ -20,6 +20,7 @@ mod node;
 mod output;
 mod ping;
 mod presence;
+mod programs;
 mod publish;
 mod replicated;
 mod signals;
@@ -124,6 +125,10 @@ fn run(cli: &Cli, output: &mut Output) -> Done {
         Command::Supervisor(command) => {
             on_runtime(supervisor::supervisor(&cli.global, command, output))
         }
+        Command::Run(args) => on_runtime(programs::run(&Client::new(&cli.global)?, args, output)),
+        Command::Ps(args) => on_runtime(programs::ps(&Client::new(&cli.global)?, args, output)),
+        Command::Logs(args) => on_runtime(programs::logs(&Client::new(&cli.global)?, args, output)),
+        Command::Stop(args) => on_runtime(programs::stop(&Client::new(&cli.global)?, args, output)),
         Command::Flag(command) => {
             on_runtime(flag::flag(&Client::new(&cli.global)?, command, output))
         }

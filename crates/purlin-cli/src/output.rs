@@ -89,6 +89,19 @@ impl Output {
         Ok(())
     }
 
+    /// What a program of the cluster wrote, to the stream it wrote it to.
+    pub(crate) fn program(&mut self, is_error: bool, bytes: &[u8]) -> Done {
+        if !is_error {
+            self.out.write_all(bytes)?;
+            return Ok(());
+        }
+        // In the order in which it was written, as far as two streams have one.
+        self.out.flush()?;
+        // Standard error may be closed; there is nowhere left to say so.
+        drop(self.err.write_all(bytes));
+        Ok(())
+    }
+
     /// Bytes as they are; a line end follows only where a person reads.
     pub(crate) fn value(&mut self, bytes: &[u8]) -> Done {
         self.out.write_all(bytes)?;

@@ -203,6 +203,10 @@ impl Host {
         self.node.dist()
     }
 
+    pub(crate) fn programs(&self) -> &purlin::dist::exec::Programs {
+        self.node.programs()
+    }
+
     pub(crate) fn supervisors(&self) -> &Supervisors {
         self.node.supervisors()
     }

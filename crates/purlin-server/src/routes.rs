@@ -15,6 +15,7 @@ mod names;
 mod operate;
 mod presence;
 mod state;
+mod supervised;
 mod supervisors;
 mod topics;
 mod watch;
@@ -168,6 +169,12 @@ const TABLE: &[Route] = &[
     wide("/v1/presence/{topic}/{key}", "/v1/presence/{topic}/{*rest}", Access::Write, || {
         put(presence::put).delete(presence::remove)
     }),
+    route("/v1/supervised", Access::Read, || get(supervised::list)),
+    route("/v1/supervised/{name}", Access::Read, || get(supervised::get)),
+    route("/v1/supervised/{name}", Access::Admin, || {
+        put(supervised::put).delete(supervised::remove)
+    }),
+    route("/v1/supervised/{name}/logs", Access::Admin, || get(supervised::logs)),
     route("/v1/supervisors", Access::Read, || get(supervisors::list)),
     route("/v1/supervisors/{name}/children", Access::Read, || get(supervisors::children)),
     route("/v1/supervisors/{name}/plan", Access::Read, || get(supervisors::plan)),
@@ -255,6 +262,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         caches::get, caches::put, caches::change, caches::remove,
         names::registry, names::scopes, names::name, names::watch_registry,
         names::groups, names::members, names::watch_groups,
+        supervised::list, supervised::get, supervised::put, supervised::remove, supervised::logs,
         supervisors::list, supervisors::children, supervisors::plan, supervisors::rebalance,
         supervisors::pause, supervisors::resume, supervisors::events,
         presence::topics, presence::list, presence::get, presence::put, presence::remove,
@@ -266,7 +274,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         shapes::EventReport, shapes::GapReport, shapes::MessageReport, shapes::LagReport,
         shapes::LinksReport, shapes::TopicsReport, shapes::End,
         shapes::WatchReport, shapes::FlagsChanged, shapes::ValueReport, shapes::ReadyReport,
-        shapes::PresenceDiff,
+        shapes::PresenceDiff, shapes::LogSourceReport,
     )),
     modifiers(&BearerToken),
 )]

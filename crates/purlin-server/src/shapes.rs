@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 mod flags;
 mod names;
 mod state;
+mod supervised;
 mod supervisors;
 
 pub use flags::{
@@ -29,6 +30,10 @@ pub use state::{
     WrittenReport,
 };
 
+pub use supervised::{
+    LogLineReport, LogSourceReport, ProgramReport, RanReport, RunRequest, StoppedReport,
+    SupervisedReport,
+};
 pub use supervisors::{
     ChildEvent, ChildReport, ChildrenReport, MoveReport, PlanReport, RebalanceReport,
     SupervisorNode, SupervisorReport, SupervisorsReport,

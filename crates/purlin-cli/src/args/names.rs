@@ -152,7 +152,7 @@ Renews a lease while it runs. If it is killed, the presence ends when the lease 
     },
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it looks like name=value")?;
     Ok((name.to_owned(), value.to_owned()))
 }

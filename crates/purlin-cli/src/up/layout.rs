@@ -195,6 +195,9 @@ key = \"node.key\"
 [gossip]
 key_file = \"../ca/gossip.key\"
 
+[exec]
+enabled = true
+
 [log]
 {log}",
             dir = self.dir.display(),
@@ -272,6 +275,7 @@ mod tests {
         assert_eq!(config.cluster.seeds, ["127.0.0.1:6001"]);
         assert_eq!(config.http.bind, layout.nodes[1].http_addr);
         assert_eq!(config.log.level, "debug");
+        assert!(config.exec.enabled);
         assert_eq!(config.node.data_dir, layout.nodes[1].dir.join("data"));
     }
 

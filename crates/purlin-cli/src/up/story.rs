@@ -88,6 +88,10 @@ pub(super) fn tell(layout: &Layout, pids: &[u32], took: Duration, output: &mut O
             format!("publish on {}", first.name),
         ),
         (format!("curl {}/v1/members", first.url), "the same over HTTP".to_owned()),
+        (
+            "purlin run web -- sleep 1000".to_owned(),
+            "keep a command running on some node".to_owned(),
+        ),
     ];
     if let Some(second) = nodes.get(1) {
         hints.push((

@@ -9,6 +9,7 @@ mod commands;
 mod failure;
 mod names;
 mod node;
+mod programs;
 mod replicated;
 mod support;
 mod topics;

@@ -144,8 +144,11 @@ impl RunError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
+            // What did not get as far as running is ended by its guard.
+            Self::Start(StartChildError::Kind(_)) | Self::Spec(_) | Self::NoHost => {
+                Outcome::NotDone
+            }
             Self::Start(error) => error.outcome(),
-            Self::Spec(_) | Self::NoHost => Outcome::NotDone,
         }
     }
 
@@ -153,8 +156,8 @@ impl RunError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {
+            Self::Start(StartChildError::Kind(_)) | Self::Spec(_) | Self::NoHost => Advice::GiveUp,
             Self::Start(error) => error.advice(),
-            Self::Spec(_) | Self::NoHost => Advice::GiveUp,
         }
     }
 }
