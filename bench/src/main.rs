@@ -20,6 +20,7 @@ mod progress;
 mod pubsub;
 mod puppet;
 mod pure;
+mod registry;
 mod remote;
 mod replica;
 mod report;
@@ -83,6 +84,7 @@ fn cases() -> Vec<Case> {
         pure::cases(),
         replica::cases(),
         presence::cases(),
+        registry::cases(),
         membership::cases(),
         simulator::cases(),
     ]
@@ -93,7 +95,7 @@ fn cases() -> Vec<Case> {
 
 /// Every hidden role by name.
 fn role(name: &str) -> Option<Role> {
-    [local::ROLES, remote::ROLES, pubsub::ROLES, presence::ROLES, pure::ROLES, peers::ROLES]
+    [local::ROLES, remote::ROLES, pubsub::ROLES, presence::ROLES, pure::ROLES, peers::ROLES, registry::ROLES]
         .into_iter()
         .flatten()
         .find(|(known, _)| *known == name)

@@ -46,6 +46,16 @@ impl Puppet {
         if read == 0 { None } else { Some(line.trim_end().to_owned()) }
     }
 
+    /// Waits for the next question; `None` means that the harness is through with us.
+    pub(crate) fn next_question(&self) -> Option<String> {
+        Some(self.next_line()?.strip_prefix("ask ")?.to_owned())
+    }
+
+    /// Answers the question.
+    pub(crate) fn answer(&self, answer: &str) {
+        self.say(&format!("answer {answer}"));
+    }
+
     /// Says that the next message will be counted as the first of the round.
     pub(crate) fn armed(&self) {
         self.say("armed");

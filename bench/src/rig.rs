@@ -11,6 +11,13 @@
 //! process:  failed SENTENCE         instead of any of these
 //! ```
 //!
+//! What is no contest, but takes several processes, is asked one question after the other:
+//!
+//! ```text
+//! harness:  ask WORDS
+//! process:  answer WORDS
+//! ```
+//!
 //! The harness takes the time from its `round` line to the driver until the last `done`, some
 //! hundred microseconds more than the work itself; rounds are several hundred milliseconds. A
 //! `done` with another count than expected fails the round: lost work is never counted as fast.
@@ -138,6 +145,22 @@ impl Process {
         let mut process = Self { who, child, stdin, lines, ready: String::new() };
         process.ready = process.expect("ready", READY_WITHIN)?;
         Ok(process)
+    }
+
+    /// Asks something that takes its time; [`Process::answer`] waits for it.
+    pub(crate) fn ask(&mut self, what: &str) -> Result<(), Failure> {
+        self.tell(&format!("ask {what}"))
+    }
+
+    /// Waits for the answer to what was asked.
+    pub(crate) fn answer(&mut self) -> Result<String, Failure> {
+        self.expect("answer", ROUND_WITHIN)
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) fn question(&mut self, what: &str) -> Result<String, Failure> {
+        self.ask(what)?;
+        self.answer()
     }
 
     /// Tells it one line.

@@ -23,6 +23,7 @@ const MODULES: &[(&str, &str)] = &[
     ("bench_adder", include_str!("erlang/bench_adder.erl")),
     ("bench_calls", include_str!("erlang/bench_calls.erl")),
     ("bench_broadcast", include_str!("erlang/bench_broadcast.erl")),
+    ("bench_global", include_str!("erlang/bench_global.erl")),
 ];
 
 /// Compiled modules and a running `epmd`.
@@ -127,6 +128,16 @@ fn remote(workshop: &Workshop, function: &str, arguments: &[&str]) -> Result<Rig
     with_server.extend(arguments);
     let client = erlang.node(&format!("{tag}_client"), "bench_calls", function, &with_server)?;
     Ok(Rig::alone(client).passive(server))
+}
+
+/// Names in `global` of three nodes, given by one caller on the first.
+pub(crate) fn global_names(workshop: &Workshop) -> Result<Rig, Failure> {
+    let erlang = workshop.erlang()?;
+    let other = |number: u8| erlang.node(&format!("global_{number}"), "bench_global", "stay", &[]);
+    let (second, third) = (other(2)?, other(3)?);
+    let caller =
+        erlang.node("global_1", "bench_global", "register", &[&second.ready, &third.ready])?;
+    Ok(Rig::alone(caller).passive(second).passive(third))
 }
 
 /// How a message gets to the members of a `pg` group.

@@ -1,5 +1,7 @@
 //! What readers see: visible entries by name, read without a lock.
 //!
+//! To look a unique name up costs a hash and a look; what has an order is found by it.
+//!
 //! Written under the shell's lock from the [`Change`]s of the directory, read by anybody.
 
 use std::{
@@ -10,8 +12,9 @@ use std::{
     },
 };
 
-use crossbeam_skiplist::SkipMap;
+use crossbeam_skiplist::{SkipMap, SkipSet};
 use purlin_core::NodeId;
+use purlin_replica::index::Index as ByKey;
 
 use crate::{
     directory::Change,
@@ -22,7 +25,9 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Shelf {
     /// Who has each unique name.
-    names: SkipMap<Arc<str>, Arc<Entry>>,
+    holders: ByKey<Arc<Entry>>,
+    /// The unique names, in order.
+    names: SkipSet<Arc<str>>,
     /// Entries of keys that may have several, by key and row: see [`place`].
     entries: SkipMap<Box<[u8]>, Arc<Entry>>,
     /// How many entries each such key has.
@@ -45,8 +50,7 @@ impl std::fmt::Debug for Shelf {
 impl Shelf {
     /// Who has the unique name `key`, if it still takes messages as far as this node knows.
     pub(crate) fn name(&self, key: &str) -> Option<Arc<Entry>> {
-        let found = self.names.get(key)?;
-        found.value().is_live().then(|| Arc::clone(found.value()))
+        self.holders.read(key.as_bytes(), |entry| entry.is_live().then(|| Arc::clone(entry)))?
     }
 
     /// Up to `limit` unique names from `from` that begin with `prefix`, in order.
@@ -63,10 +67,9 @@ impl Shelf {
         }
         self.names
             .range::<str, _>((start, until))
-            .take_while(|found| found.key().starts_with(prefix))
-            .filter(|found| found.value().is_live())
+            .take_while(|found| found.value().starts_with(prefix))
+            .filter_map(|found| self.name(found.value()))
             .take(limit)
-            .map(|found| Arc::clone(found.value()))
             .collect()
     }
 
@@ -168,10 +171,14 @@ impl Shelf {
     fn apply(&self, change: &Change) {
         match (&change.before, &change.now) {
             (_, Some(now)) if now.space == Space::Unique => {
-                drop(self.names.insert(Arc::clone(&now.key), Arc::clone(now)));
+                // Found by name before it is found in order: who scans looks it up.
+                if self.holders.insert(Arc::clone(&now.key).into(), Arc::clone(now)) {
+                    self.names.insert(Arc::clone(&now.key));
+                }
             }
             (Some(before), None) if before.space == Space::Unique => {
-                drop(self.names.remove(&*before.key));
+                self.names.remove(&*before.key);
+                self.holders.remove(before.key.as_bytes());
             }
             (before, Some(now)) => {
                 drop(self.entries.insert(place(&now.key, &now.at), Arc::clone(now)));
