@@ -8,6 +8,7 @@
 
 mod adder;
 mod case;
+mod children;
 mod failure;
 mod idle;
 mod local;
@@ -85,6 +86,7 @@ fn cases() -> Vec<Case> {
         replica::cases(),
         presence::cases(),
         registry::cases(),
+        children::cases(),
         membership::cases(),
         simulator::cases(),
     ]
@@ -95,11 +97,20 @@ fn cases() -> Vec<Case> {
 
 /// Every hidden role by name.
 fn role(name: &str) -> Option<Role> {
-    [local::ROLES, remote::ROLES, pubsub::ROLES, presence::ROLES, pure::ROLES, peers::ROLES, registry::ROLES]
-        .into_iter()
-        .flatten()
-        .find(|(known, _)| *known == name)
-        .map(|&(_, role)| role)
+    [
+        local::ROLES,
+        remote::ROLES,
+        pubsub::ROLES,
+        presence::ROLES,
+        pure::ROLES,
+        peers::ROLES,
+        registry::ROLES,
+        children::ROLES,
+    ]
+    .into_iter()
+    .flatten()
+    .find(|(known, _)| *known == name)
+    .map(|&(_, role)| role)
 }
 
 fn main() -> ExitCode {

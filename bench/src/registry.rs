@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use purlin::Node;
+use purlin::dist::Watch;
 use purlin_process::{AnyProcess, Metadata, SpawnOptions};
 use tokio::runtime::Runtime;
 
@@ -31,6 +32,9 @@ pub(crate) const ROLES: &[(&str, Role)] =
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 /// Names that are looked up, spread over three nodes.
 const LOOKED_UP: u64 = 9_999;
+
+/// What names begin with that carry the time of their registration.
+const STAMPED: &str = "stamped:";
 
 /// The rows of names.
 pub(crate) fn cases() -> Vec<Case> {
@@ -141,7 +145,7 @@ impl Named {
             if Instant::now() > deadline {
                 return Err(Failure::Role(format!("waited {SEEN_WITHIN:?} in vain until {what}")));
             }
-            self.runtime.block_on(tokio::time::sleep(Duration::from_micros(500)));
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_micros(500)).await });
         }
         Ok(())
     }
@@ -159,7 +163,8 @@ fn caller(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     while let Some(names) = puppet.next_round() {
         named.register(names)?;
         puppet.done(names);
-        // The others begin no round before these are gone.
+        // The others count them first, and begin no round before they are gone.
+        named.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(200)).await });
         named.unregister(names)?;
     }
     Ok(())
@@ -182,19 +187,22 @@ fn other(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
 fn node(puppet: &mut Puppet, arguments: &Arguments) -> Result<(), Failure> {
     let named = Named::start(arguments.text(0)?, arguments.text(1)?, arguments.rest(2))?;
     puppet.ready(&named.node.cluster_addr().to_string());
+    let mut watch = None;
     while let Some(asked) = puppet.next_question() {
-        let words: Vec<&str> = asked.split_whitespace().collect();
-        let &[what, number] = &words[..] else {
-            return Err(Failure::Role(format!("asked {asked:?}")));
-        };
+        let (what, number) = asked.split_once(' ').unwrap_or((&asked, "0"));
         let number: u64 = number.parse().map_err(Failure::role("reading a number"))?;
-        puppet.answer(&named.answer(what, number)?);
+        puppet.answer(&named.answer(what, number, &mut watch)?);
     }
     Ok(())
 }
 
 impl Named {
-    fn answer(&self, what: &str, number: u64) -> Result<String, Failure> {
+    fn answer(
+        &self,
+        what: &str,
+        number: u64,
+        watch: &mut Option<Watch>,
+    ) -> Result<String, Failure> {
         match what {
             "join" => {
                 self.join(usize::try_from(number).map_err(Failure::role("counting nodes"))?)?;
@@ -208,7 +216,15 @@ impl Named {
             "see" => self.see(number)?,
             "lookup" => return self.look_up(number).map(|nanos| nanos.to_string()),
             "tell" => self.tell(number)?,
-            "hear" => return self.runtime.block_on(self.hear(number)),
+            "watch" => {
+                let registry = self.node.registry();
+                *watch = Some(registry.watch(STAMPED, registry.revision()));
+            }
+            "hear" => {
+                let watch = watch.as_mut();
+                let watch = watch.ok_or_else(|| Failure::Role("heard unwatched".to_owned()))?;
+                return self.runtime.block_on(hear(watch, number));
+            }
             _ => return Err(Failure::Role(format!("asked for {what}"))),
         }
         Ok(String::new())
@@ -233,29 +249,28 @@ impl Named {
     /// Registers one name now and then, with the time of it.
     fn tell(&self, names: u64) -> Result<(), Failure> {
         for n in 0..names {
-            self.runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
             let stamp = Metadata::from_iter([("at", now()?.as_nanos().to_string())]);
-            let name = format!("stamped:{n}");
+            let name = format!("{STAMPED}{n}");
             let done = self.node.registry().register(&name, &self.process, stamp);
             done.map_err(Failure::role("registering"))?;
         }
         Ok(())
     }
+}
 
-    /// How many milliseconds after its registration each of `names` names was told of here.
-    async fn hear(&self, names: u64) -> Result<String, Failure> {
-        let mut watch = self.node.registry().watch("stamped:", 0);
-        let mut late = String::new();
-        for _ in 0..names {
-            let event = watch.next().await.map_err(Failure::role("watching"))?;
-            let now = now()?;
-            let stamp = event.change.entry().metadata.get("at").map(str::parse::<u64>);
-            let stamp = stamp.and_then(Result::ok).map(Duration::from_nanos);
-            let stamp = stamp.ok_or_else(|| Failure::Role("a name without a time".to_owned()))?;
-            late.push_str(&format!(" {}", now.saturating_sub(stamp).as_secs_f64() * 1e3));
-        }
-        Ok(late)
+/// How many milliseconds after its registration each of `names` names was told of here.
+async fn hear(watch: &mut Watch, names: u64) -> Result<String, Failure> {
+    let mut late = String::new();
+    for _ in 0..names {
+        let event = watch.next().await.map_err(Failure::role("watching"))?;
+        let now = now()?;
+        let stamp = event.change.entry().metadata.get("at").map(str::parse::<u64>);
+        let stamp = stamp.and_then(Result::ok).map(Duration::from_nanos);
+        let stamp = stamp.ok_or_else(|| Failure::Role("a name without a time".to_owned()))?;
+        late.push_str(&format!(" {}", now.saturating_sub(stamp).as_secs_f64() * 1e3));
     }
+    Ok(late)
 }
 
 /// The clock that all processes of a machine share.
@@ -291,6 +306,7 @@ fn read(workshop: &Workshop, brief: bool) -> Result<Readings, Failure> {
     let looked_up: Result<Vec<f64>, Failure> =
         (0..rounds).map(|_| number(&all[0].question(&format!("lookup {lookups}"))?)).collect();
 
+    of_all(&mut all[1..], "watch")?;
     for watcher in &mut all[1..] {
         watcher.ask(&format!("hear {told}"))?;
     }

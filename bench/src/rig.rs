@@ -147,6 +147,18 @@ impl Process {
         Ok(process)
     }
 
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it (`SIGKILL`), and waits for its end.
+    pub(crate) fn kill(&mut self) -> Result<(), Failure> {
+        let failed = || format!("killing {}", self.who);
+        self.child.kill().map_err(Failure::os(failed()))?;
+        self.child.wait().map(drop).map_err(Failure::os(failed()))
+    }
+
     /// Asks something that takes its time; [`Process::answer`] waits for it.
     pub(crate) fn ask(&mut self, what: &str) -> Result<(), Failure> {
         self.tell(&format!("ask {what}"))

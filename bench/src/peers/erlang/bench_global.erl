@@ -1,9 +1,9 @@
 %% Unique names of a cluster with Erlang's own global.
 -module(bench_global).
--export([stay/1, register/1]).
+-export([stay/0, register/1]).
 
 %% A node that only takes part.
-stay([]) ->
+stay() ->
     bench_puppet:ready(atom_to_list(node())),
     bench_puppet:rounds(fun(_) -> 0 end).
 
