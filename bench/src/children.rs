@@ -130,9 +130,9 @@ impl Host {
             ["start", name, children, at_once] => {
                 return self.start_at_once(name, number(children)?, number(at_once)?);
             }
-            ["know", children] => {
-                let children = number(children)?;
-                self.until("all children run", || self.running(children))?;
+            ["know", children, nodes] => {
+                let (children, nodes) = (number(children)?, number(nodes)?);
+                self.until("all children run", || self.running(children, nodes))?;
             }
             ["here"] => return Ok(self.here().to_string()),
             _ => return Err(Failure::Role(format!("asked {words:?}"))),
@@ -181,10 +181,13 @@ impl Host {
         start_child(&self.supervisor, name, n).await
     }
 
-    /// Whether so many children run, as far as this node knows: each on a node that is there, and
-    /// those of this node with a process.
-    fn running(&self, children: usize) -> bool {
+    /// Whether so many children run on so many nodes, as far as this node knows: each on a node
+    /// that is there, and those of this node with a process.
+    fn running(&self, children: usize, nodes: usize) -> bool {
         let view = self.node.cluster().view();
+        if view.alive().count() != nodes {
+            return false;
+        }
         let known = self.supervisor.children("", None, usize::MAX);
         let runs = |pid: purlin_process::Pid| {
             view.alive().any(|member| member.id == pid.node)
@@ -247,7 +250,7 @@ fn starts(workshop: &Workshop, brief: bool) -> Result<Readings, Failure> {
         one_by_one.push(said.parse().map_err(Failure::role("reading a time"))?);
         let said = all[0].question(&format!("start many{round} {children} 64"))?;
         at_once.push(said.parse().map_err(Failure::role("reading a time"))?);
-        of_all(&mut all, &format!("know {}", 2 * children * (round + 1)))?;
+        of_all(&mut all, &format!("know {} 3", 2 * children * (round + 1)))?;
     }
     Ok([one_by_one, at_once].map(|readings: Vec<f64>| vec![Median::of(&readings).value]).into())
 }
@@ -260,13 +263,12 @@ fn failover(workshop: &Workshop, brief: bool) -> Result<Readings, Failure> {
 fn one_failover(workshop: &Workshop) -> Result<f64, Failure> {
     let mut all = three(workshop)?;
     all[0].question(&format!("start child {CHILDREN} 64"))?;
-    let know = format!("know {CHILDREN}");
-    of_all(&mut all, &know)?;
+    of_all(&mut all, &format!("know {CHILDREN} 3"))?;
     let [first, second, mut third] = all;
     let started = Instant::now();
     third.kill()?;
     let mut survivors = [first, second];
-    of_all(&mut survivors, &know)?;
+    of_all(&mut survivors, &format!("know {CHILDREN} 2"))?;
     let elapsed = started.elapsed();
     let here: Vec<usize> = of_all(&mut survivors, "here")?
         .iter()
