@@ -11,6 +11,7 @@ mod names;
 mod replica;
 mod services;
 mod steady;
+mod supervised;
 
 /// What a scenario is played with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,7 @@ pub const ALL: &[Scenario] = &[
     services::PUBSUB,
     services::CALLS,
     names::SCENARIO,
+    supervised::SCENARIO,
     steady::SCENARIO,
 ];
 
