@@ -71,6 +71,19 @@ fn feature_flags_reach_the_same_users_on_every_node_and_can_be_killed() {
 }
 
 #[test]
+fn game_rooms_move_with_their_scores_and_no_player_notices() {
+    says(
+        env!("CARGO_BIN_EXE_game_room"),
+        &[
+            "12 rooms are open on n1, n2, n3",
+            "n2 is drained: its rooms moved on",
+            "ada and bob played on, and not one call failed",
+            "every room has kept its score",
+        ],
+    );
+}
+
+#[test]
 fn virtual_actors_fail_no_call_and_lose_no_count_in_a_rolling_restart() {
     says(
         env!("CARGO_BIN_EXE_virtual_actors"),
