@@ -173,7 +173,7 @@ async fn host(keys: &Path, name: &str, seeds: &[&str]) -> Result<(), Box<dyn Err
     let node = start(keys, name, seeds).await?;
     let supervisor = node.supervisor("meters")?;
     // A count that is late is better than one that begins again.
-    supervisor.configure(SupervisorConfig { hand_off_within: PATIENCE, ..Default::default() });
+    supervisor.configure(SupervisorConfig { hand_off_within: PATIENCE, ..Default::default() })?;
     supervisor.register_kind(Meters)?;
     let others = NODES.min(seeds.len() + 1);
     node.cluster().wait_for_members(others, PATIENCE).await?;

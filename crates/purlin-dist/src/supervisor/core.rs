@@ -54,6 +54,9 @@ const PROVISIONAL_FOR: Duration = Duration::from_secs(15);
 const SPECLESS_FOR: Duration = Duration::from_secs(30);
 /// After how long a start is made known before it is done.
 const SLOW_START: Duration = Duration::from_millis(500);
+/// How long after the farewell of a drained node children that still seem to be on it are left
+/// alone: the word that they moved comes by another way.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(2);
 /// How often hosts that are gone are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// How long the host record of a node that is down is kept.
@@ -701,7 +704,12 @@ impl Core {
             Some(seen) if seen.node == *node => match seen.standing {
                 Standing::Present => None,
                 Standing::Down => Some(self.gone_since.get(node).copied().unwrap_or(Instant::ZERO)),
-                Standing::Left { .. } | Standing::Superseded => Some(Instant::ZERO),
+                // It has handed its children over, and that may be heard later than the farewell.
+                Standing::Left { drained: true } => {
+                    let since = self.gone_since.get(node).copied().unwrap_or(Instant::ZERO);
+                    Some(since + HANDED_OVER_WITHIN)
+                }
+                Standing::Left { drained: false } | Standing::Superseded => Some(Instant::ZERO),
             },
             Some(_) | None => None,
         }
