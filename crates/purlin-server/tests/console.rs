@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use purlin::{dist::Tracked, process::Metadata};
 use purlin_browser::{Browser, Page};
 use tokio::task::block_in_place;
-use world::World;
+use world::{World, eventually};
 
 fn browser() -> Option<Browser> {
     match block_in_place(Browser::start) {
@@ -70,6 +70,13 @@ async fn the_presence_wall_shows_who_is_where_and_how_they_come_and_go() {
     let _desk = track(&world, 1, "room/7", "ada", &[("device", "desk")]);
     let _street = track(&world, 2, "street", "zoe", &[]);
     let _docs = [0, 1].map(|at| track(&world, at, "docs/plan", "max", &[("cursor", "12:3")]));
+    // Whoever arrives later would be somebody who came.
+    eventually("n1 knows of all", async || {
+        let counts = ["room/7", "street", "docs/plan"];
+        let counts = counts.map(|topic| world.node(0).presence().count(topic));
+        (counts == [12, 1, 2]).then_some(())
+    })
+    .await;
     let page = block_in_place(|| browser.open(&format!("{}/#presence", world.url(0))));
     block_in_place(|| {
         // The fullest topic is shown to whoever has not chosen one.

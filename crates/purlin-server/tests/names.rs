@@ -330,7 +330,8 @@ async fn children_are_listed_planned_for_and_followed_on_every_node() {
     let url = format!("{}/v1/supervisors", world.url(1));
     let children = eventually("n2 knows all children", async || {
         let (status, page) = world.try_get(&format!("{url}/carts/children?limit=2")).await;
-        (status == StatusCode::OK && page["count"] == 3).then_some(page)
+        let is_placed = page["children"][0]["fence"].as_u64().is_some_and(|fence| fence > 0);
+        (status == StatusCode::OK && page["count"] == 3 && is_placed).then_some(page)
     })
     .await;
     let first = &children["children"][0];
@@ -339,12 +340,16 @@ async fn children_are_listed_planned_for_and_followed_on_every_node() {
     assert_eq!(children["next"], "cart-1");
     let rest = world.get(&format!("{url}/carts/children?after=cart-1&prefix=cart-")).await;
     assert_eq!((&rest["children"][0]["id"], &rest["next"]), (&json!("cart-2"), &json!(null)));
-    let all = world.get(&url).await;
+    let all = eventually("n2 knows where they are", async || {
+        let all = world.get(&url).await;
+        let nodes = all["supervisors"][0]["nodes"].as_array()?.clone();
+        let counted = nodes.iter().filter_map(|node| node["children"].as_u64());
+        (counted.sum::<u64>() == 3).then_some(all)
+    })
+    .await;
     let report = &all["supervisors"][0];
     assert_eq!((&report["name"], &report["children"]), (&json!("carts"), &json!(3)));
     assert_eq!((&report["gate"], &report["paused"]), (&json!("open"), &json!(false)));
-    let counted = report["nodes"].as_array().unwrap().iter();
-    assert_eq!(counted.map(|node| node["children"].as_u64().unwrap()).sum::<u64>(), 3);
     // What has happened, and what happens now.
     let mut story = world.open(1, "/v1/supervisors/carts/events?recent=10000").await;
     assert_eq!(story.next().await.unwrap().name, "ready");
