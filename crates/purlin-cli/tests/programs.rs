@@ -125,7 +125,10 @@ async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMu
 }
 
 fn is_gone(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+    // Whose parent was killed is reaped by the first process of the machine, if that does so.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let is_dead = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+    is_dead || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
 }
 
 async fn wait_until_gone(pid: i32) {
