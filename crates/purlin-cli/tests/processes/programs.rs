@@ -6,14 +6,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use nix::{
-    errno::Errno,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Cluster, PATIENCE, collect, get_json, told, wait_until, wait_until_or};
+use crate::support::{
+    Cluster, PATIENCE, collect, get_json, is_gone, told, wait_until, wait_until_or,
+};
 
 /// The program `name` as `node` knows it.
 fn program(cluster: &Cluster, node: u16, name: &str) -> Option<Value> {
@@ -31,10 +29,6 @@ fn wait_for_state(cluster: &Cluster, node: u16, name: &str, state: &str) -> Valu
 
 fn number(node: &Value) -> u16 {
     node.as_str().unwrap().trim_start_matches('n').parse().unwrap()
-}
-
-fn is_gone(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
 }
 
 /// A command that asks `node`. What stands behind `--` stays the last.

@@ -396,6 +396,13 @@ pub(crate) fn free_ports(nodes: u16) -> (u16, u16) {
     panic!("no {nodes} free ports in a row");
 }
 
+/// Whether the process has ended, reaped or not: whose parent was killed is reaped by the first
+/// process of the machine, if that does so.
+pub(crate) fn is_gone(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
 fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::collections::hash_map::RandomState::new().build_hasher().finish()

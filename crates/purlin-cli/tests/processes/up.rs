@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener};
 
-use crate::support::{Cluster, PATIENCE, Scene, told, wait_until};
+use crate::support::{Cluster, PATIENCE, Scene, is_gone, told, wait_until};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -157,7 +157,7 @@ fn a_second_ctrl_c_stops_at_once() {
     cluster.signal_up(Signal::SIGINT);
     assert_eq!(cluster.wait_for_end(), Some(1), "{}", cluster.said());
     cluster.wait_until_said("stopped at once");
-    wait_until("the stopped node is gone", PATIENCE, || (!is_running(stopped)).then_some(()));
+    wait_until("the stopped node is gone", PATIENCE, || is_gone(stopped).then_some(()));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn nodes_do_not_outlive_an_up_that_was_killed() {
     cluster.signal_up(Signal::SIGKILL);
     cluster.wait_for_end();
     for pid in pids {
-        wait_until("its nodes drain and end", PATIENCE, || (!is_running(pid)).then_some(()));
+        wait_until("its nodes drain and end", PATIENCE, || is_gone(pid).then_some(()));
     }
 }
 
@@ -215,12 +215,6 @@ fn a_directory_that_cannot_be_used_is_told_in_one_sentence() {
     assert_eq!(code, Some(1), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
     assert!(err.contains("(--data) is not usable"), "{err}");
-}
-
-fn is_running(pid: i32) -> bool {
-    // A zombie still takes signals; its parent, the killed `up`, is gone, so init reaps it.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 #[test]
