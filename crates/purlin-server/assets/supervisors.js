@@ -90,7 +90,7 @@ function drawChildren(total) {
       say(state.firstChild, child.state);
       state.firstChild.dataset.state = TONE[child.state] ?? "left";
       say(node, child.node ?? "");
-      say(fence, count(child.fence));
+      say(fence, String(child.fence));
       say(restarts, child.restarts ? count(child.restarts) : "");
       say(cause, child.cause ?? "");
     });
