@@ -10,7 +10,13 @@ mod world;
 
 use std::path::PathBuf;
 
-use purlin::{dist::Tracked, process::Metadata};
+use purlin::{
+    dist::{
+        Tracked,
+        supervisor::{Birth, ChildOptions, Kind, KindError},
+    },
+    process::{Metadata, SpawnOptions},
+};
 use purlin_browser::{Browser, Page};
 use tokio::task::block_in_place;
 use world::{World, eventually};
@@ -125,5 +131,112 @@ async fn the_presence_wall_shows_who_is_where_and_how_they_come_and_go() {
     });
     drop(crowd);
     block_in_place(|| page.sees_no("#wall", "heidi"));
+    world.stop().await;
+}
+
+struct Cart;
+
+#[purlin::server]
+impl Cart {
+    #[init]
+    fn open() -> Self {
+        Self
+    }
+
+    #[summary]
+    fn summary(&self) -> String {
+        "three apples".to_owned()
+    }
+
+    #[cast]
+    fn clear(&mut self) {}
+}
+
+struct Carts;
+
+impl Kind for Carts {
+    const NAME: &'static str = "cart";
+    type Server = Cart;
+    type Args = ();
+    type State = ();
+
+    fn args(&self, (): (), _birth: Birth<()>) -> Result<(), KindError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_all_nodes_are_searched_and_their_names_followed() {
+    let Some(browser) = browser() else { return };
+    let world = World::start(2).await;
+    world.all_alive().await;
+    let spawn = async |at: usize| {
+        let processes = world.node(at).processes();
+        processes.spawn_remote::<Cart>((), SpawnOptions::default()).await.unwrap()
+    };
+    let (here, there) = (spawn(0).await, spawn(1).await);
+    let metadata = || Metadata::from_iter([("shop", "oslo")]);
+    world.node(0).registry().register("cart/ada", &here, metadata()).unwrap();
+    world.node(1).registry().register("cart/bob", &there, metadata()).unwrap();
+    let page = block_in_place(|| browser.open(&format!("{}/#processes", world.url(0))));
+    block_in_place(|| {
+        page.sees("#processes-nodes", "n2");
+        page.sees("#processes", "three apples");
+        page.sees("#names", "cart/ada");
+        page.sees("#names", "cart/bob");
+        page.sees("#names", "shop=oslo");
+        page.sees("#changes", "cart/bob is n2#");
+        look_at(&page, "processes");
+        page.types("#processes-search", &there.pid().to_string());
+        page.sees("#processes-note", "1, live");
+        page.types("#processes-search", "nothing of the kind");
+        page.sees("#processes-empty", "No process fits the search.");
+    });
+    there.kill();
+    block_in_place(|| {
+        page.sees("#changes", "cart/bob is gone from n2#");
+        page.sees_no("#names", "cart/bob");
+        page.types("#names-prefix", "cart/z");
+        page.sees("#names-empty", "No name fits.");
+        assert_eq!(page.complaints(), Vec::<String>::new());
+    });
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_are_seen_where_they_run_and_a_plan_is_shown_before_it_is_made() {
+    let Some(browser) = browser() else { return };
+    let world = World::start(2).await;
+    world.all_alive().await;
+    for at in 0..2 {
+        world.node(at).supervisor("carts").unwrap().register_kind(Carts).unwrap();
+    }
+    let carts = world.node(0).supervisor("carts").unwrap();
+    for name in ["ada", "bob", "cleo"] {
+        carts.start_child::<Carts>(name, &(), ChildOptions::default()).await.unwrap();
+    }
+    let page =
+        block_in_place(|| browser.open(&format!("{}/#token={}", world.url(0), world::TOKEN)));
+    block_in_place(|| {
+        page.go(&format!("{}/#supervisors", world.url(0)));
+        page.sees("#supervisors", "3 children");
+        page.sees("#children", "cleo");
+        page.sees("#child-events", "cleo runs on n");
+        look_at(&page, "supervisors");
+        page.click("#plan-show");
+        page.sees("#plan-note", "ould move");
+        page.click("#plan-pause");
+        page.sees("#supervisors", "rebalancing paused");
+        page.click("#plan-pause");
+        page.sees_no("#supervisors", "rebalancing paused");
+        page.types("#children-prefix", "b");
+        page.sees_no("#children", "ada");
+    });
+    carts.stop_child("bob").await.unwrap();
+    block_in_place(|| {
+        page.sees("#child-events", "bob was stopped");
+        page.sees("#children-empty", "No child fits.");
+        assert_eq!(page.complaints(), Vec::<String>::new());
+    });
     world.stop().await;
 }
