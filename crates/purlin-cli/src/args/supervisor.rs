@@ -4,6 +4,60 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SupervisorCommand {
+    /// List supervisors, or the children of one: where each runs, and why there
+    #[command(after_help = "\
+Examples:
+  purlin supervisor ls
+  purlin supervisor ls rooms
+  purlin supervisor ls rooms --prefix chess/ --output json")]
+    Ls {
+        /// The supervisor whose children to list
+        name: Option<String>,
+        /// Only children whose id starts with this
+        #[arg(long, default_value = "", requires = "name")]
+        prefix: String,
+    },
+    /// Show what would move to level the load and to satisfy all wishes; nothing is moved
+    #[command(after_help = "Examples:\n  purlin supervisor plan rooms")]
+    Plan {
+        /// The supervisor
+        name: String,
+        /// Show at most so many moves
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+    },
+    /// Level the load now, at the configured rate
+    #[command(after_help = "Examples:\n  purlin supervisor rebalance rooms\n\nNeeds the token.")]
+    Rebalance {
+        /// The supervisor
+        name: String,
+    },
+    /// Have moves that level the load wait, on all nodes; failover and drains go on
+    #[command(after_help = "Examples:\n  purlin supervisor pause rooms\n\nNeeds the token.")]
+    Pause {
+        /// The supervisor
+        name: String,
+    },
+    /// Take a pause back
+    #[command(after_help = "Examples:\n  purlin supervisor resume rooms\n\nNeeds the token.")]
+    Resume {
+        /// The supervisor
+        name: String,
+    },
+    /// Print what happens to children as it happens: starts, moves, copies that lose, and why
+    #[command(
+        after_help = "Examples:\n  purlin supervisor events rooms\n  purlin supervisor events rooms --recent 20 --count 20"
+    )]
+    Events {
+        /// The supervisor
+        name: String,
+        /// Begin with so many that are remembered
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+        recent: u64,
+        /// End after so many
+        #[arg(long)]
+        count: Option<u64>,
+    },
     /// Show which side of a cut would go on under each policy, before anybody depends on one
     #[command(after_help = "\
 Examples:

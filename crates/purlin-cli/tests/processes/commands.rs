@@ -134,3 +134,19 @@ fn a_cut_is_simulated_for_the_members_there_are_and_for_imagined_ones() {
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("n9 is no member; there are n1, n2, n3"), "{err}");
 }
+
+#[test]
+fn supervisors_are_listed_and_one_that_is_not_there_is_told_apart() {
+    let cluster = Cluster::start(2);
+    let (code, out, err) = told(&cluster.at(1, &["supervisor", "ls"]).output().unwrap());
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("SUPERVISOR"), "{out}");
+    for verb in ["ls", "plan", "pause", "resume", "rebalance"] {
+        let (code, _, err) =
+            told(&cluster.at(1, &["supervisor", verb, "nowhere"]).output().unwrap());
+        assert_eq!(code, Some(1), "{verb}: {err}");
+        assert!(err.contains("nowhere"), "{verb}: {err}");
+    }
+    let (code, _, err) = told(&cluster.at(1, &["supervisor", "plan"]).output().unwrap());
+    assert_eq!(code, Some(2), "{err}");
+}
