@@ -84,6 +84,76 @@ fn sees_the_cut(sample: &Sample) -> bool {
     }
 }
 
+/// Under `exec.split = "keep-majority"`, which these nodes have.
+#[test]
+fn the_smaller_side_of_a_cut_stops_its_programs_and_the_larger_goes_on_with_them() {
+    let Some((_alone, cluster)) = three_nodes() else {
+        return;
+    };
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let script = "echo pid $$; sleep 1000";
+    let run = ["run", "--singleton", "nightly", "--", "sh", "-c", script];
+    wait_for("it runs", PATIENCE, &cluster, || cluster.ask(1, &run));
+    // The host it is on, by its own number, and the number of its start.
+    let place = |host: usize| {
+        let json = cluster.ask(host, &["--output", "json", "ps", "nightly"])?;
+        let page: serde_json::Value = serde_json::from_str(&json).ok()?;
+        let it = page["programs"].get(0).filter(|it| it["state"] == "running")?;
+        let on = it["node"].as_str()?.trim_start_matches('n').parse::<usize>().ok()?;
+        Some((on, it["fence"].as_u64()?))
+    };
+    let pid = |host: usize| {
+        let said = cluster.ask(host, &["logs", "nightly", "--tail", "1000"])?;
+        said.lines().rev().find_map(|line| line.strip_prefix("pid ")?.parse::<i32>().ok())
+    };
+    let is_gone = |pid: i32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let (small, fence) = wait_for("all know where", PATIENCE, &cluster, || {
+        place(1).filter(|at| [2, 3].iter().all(|host| place(*host) == Some(*at)))
+    });
+    let first = wait_for("its number is known", PATIENCE, &cluster, || pid(small));
+    let large: Vec<usize> = (1..=3).filter(|host| *host != small).collect();
+    cluster.network.cut(&[small], &large);
+    wait_for("the small side stops it", PATIENCE, &cluster, || is_gone(first).then_some(()));
+    let (on, later) = wait_for("the large side runs it", PATIENCE, &cluster, || {
+        place(large[0]).filter(|(on, later)| *on != small && *later > fence)
+    });
+    let second = wait_for("its number is known", PATIENCE, &cluster, || pid(on));
+    assert!(!is_gone(second), "the small side has ended what runs on the large one");
+    let dropped = cluster.network.heal();
+    assert!(dropped > 0, "the cut dropped nothing, so it proved nothing");
+    cluster.wait_until_all_alive(PATIENCE);
+    // It may have been started once more, to have a greater number than any copy of the cut.
+    wait_for("all know one, and only it runs", PATIENCE, &cluster, || {
+        let at = place(1).filter(|(_, now)| *now >= later)?;
+        let all_know = [2, 3].iter().all(|host| place(*host) == Some(at));
+        let all = (1..=3)
+            .filter_map(|host| cluster.ask(1, &["logs", "nightly", "--on", &members::name(host)]));
+        let pids: Vec<i32> = all
+            .flat_map(|said| said.lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter_map(|line| line.strip_prefix("pid ")?.parse().ok())
+            .collect();
+        let running = pids.iter().filter(|pid| !is_gone(**pid)).count();
+        (all_know && running == 1).then_some(())
+    });
+}
+
+/// Looks until there is something to see.
+fn wait_for<T>(
+    what: &str,
+    within: Duration,
+    cluster: &Cluster,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < within, "not within {within:?}: {what}\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn a_quarter_of_all_datagrams_lost_kills_nobody() {
     let Some((_alone, cluster)) = three_nodes() else {

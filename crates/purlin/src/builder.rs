@@ -273,7 +273,7 @@ impl NodeBuilder {
         let programs = {
             let at = self.http_addr.map(programs::url);
             let host = programs::host(&config, transport.node(), &clock, data.as_deref(), at)?;
-            programs::take_part(&supervisors, &rpc, transport.node(), &clock, host)?
+            programs::take_part(&config, &supervisors, &rpc, transport.node(), &clock, host)?
         };
         #[cfg(not(unix))]
         if config.exec.enabled {

@@ -24,6 +24,7 @@ use std::{
 
 use purlin_core::{ClusterName, NodeName};
 use purlin_dist::DistConfig;
+use purlin_dist::supervisor::split::{Policy, PolicyError, SplitConfig};
 use purlin_net::{CertError, GossipKeys, TlsIdentity};
 use purlin_replica::Interest;
 
@@ -195,6 +196,8 @@ pub struct ExecSection {
     pub enabled: bool,
     /// Below which directory of a cgroup v2 programs with limits get one of their own.
     pub cgroup: Option<PathBuf>,
+    /// Which side of a cut runs programs, and who counts.
+    pub split: SplitConfig,
     /// Bytes of output of one program per file.
     pub log_file_bytes_max: u64,
 }
@@ -375,6 +378,10 @@ impl Config {
             });
             Interest::all()
         });
+        let split = split(&settings).unwrap_or_else(|problem| {
+            problems.push(problem);
+            SplitConfig::new(Policy::None)
+        });
         ConfigError::unless_empty(problems)?;
         Ok(Self {
             replica: ReplicaSection { interest },
@@ -429,6 +436,7 @@ impl Config {
             exec: ExecSection {
                 enabled: settings.switch("exec.enabled"),
                 cgroup: settings.path("exec.cgroup"),
+                split,
                 log_file_bytes_max: settings.count("exec.log_file_bytes_max") as u64,
             },
             log: LogSection {
@@ -441,6 +449,30 @@ impl Config {
             settings,
         })
     }
+}
+
+/// Reads `exec.split` and `exec.voters`.
+fn split(settings: &Settings) -> Result<SplitConfig, Problem> {
+    let wrong = |key: &str, text: String| Problem {
+        origin: settings.origin(key),
+        key: key.to_owned(),
+        text,
+    };
+    let text = settings.text("exec.split").expect("exec.split has a default");
+    let policy: Policy =
+        text.parse().map_err(|error: PolicyError| wrong("exec.split", error.to_string()))?;
+    if policy == Policy::Lease {
+        let text = "is lease, but nobody gives leases in this release: programs would run nowhere";
+        return Err(wrong("exec.split", text.to_owned()));
+    }
+    let mut split = SplitConfig::new(policy);
+    for name in settings.list("exec.voters") {
+        let voter = NodeName::parse(&name)
+            .map_err(|error| wrong("exec.voters", format!("holds {name:?}: {error}")))?;
+        split.voters.insert(voter);
+    }
+    split.check().map_err(|error| wrong("exec.split", error.to_string()))?;
+    Ok(split)
 }
 
 fn unreadable(path: &Path) -> Option<String> {

@@ -52,13 +52,15 @@ pub(crate) fn host(
 }
 
 pub(crate) fn take_part(
+    config: &Config,
     supervisors: &Supervisors,
     rpc: &MembersRpc,
     node: &NodeId,
     clock: &Arc<dyn Clock>,
     host: Option<Arc<ExecHost>>,
 ) -> Result<Programs, StartError> {
-    Programs::start(supervisors, rpc, node, clock, host).map_err(|error| match error {
+    let split = config.exec.split.clone();
+    Programs::start(supervisors, rpc, node, clock, split, host).map_err(|error| match error {
         TakePartError::Calls(error) => StartError::Calls(error),
         other => StartError::Exec(other.to_string()),
     })

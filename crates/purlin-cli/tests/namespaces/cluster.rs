@@ -36,6 +36,8 @@ impl Cluster {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut cluster = Self { network, size, nodes: Vec::new(), folder };
         make_keys(cluster.folder.path(), size);
+        fs::write(cluster.folder.path().join("token"), "token-of-the-namespaces\n")
+            .expect("a token file");
         for host in 1..=size {
             let node = cluster.spawn(host);
             cluster.nodes.push(node);
@@ -107,6 +109,19 @@ impl Cluster {
         history
     }
 
+    /// What `purlin` with `arguments` says to the node of a host, if it is content.
+    pub(crate) fn ask(&self, host: usize, arguments: &[&str]) -> Option<String> {
+        let output = self
+            .network
+            .command(host, binary())
+            .args(["--node", &format!("http://{}", api()), "--token-file"])
+            .arg(self.folder.path().join("token"))
+            .args(arguments)
+            .output()
+            .expect("the purlin binary");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The end of each node's log, for a failing test's output.
     pub(crate) fn logs(&self) -> String {
         let mut text = String::new();
@@ -168,7 +183,8 @@ impl Cluster {
             format!(
                 "[node]\nname = \"{name}\"\ndata_dir = \"data\"\n\
                  [cluster]\nbind = \"{address}:7400\"\nseeds = [\"{seed}:7400\", \"{second_seed}:7400\"]\n\
-                 [http]\nbind = \"{api}\"\n\
+                 [http]\nbind = \"{api}\"\ntoken_file = \"../token\"\n\
+                 [exec]\nenabled = true\nsplit = \"keep-majority\"\n\
                  [tls]\nca = \"../ca/ca.pem\"\ncert = \"node.pem\"\nkey = \"node.key\"\n\
                  [gossip]\nkey_file = \"../gossip.key\"\n",
                 name = name(host),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::supervisor::{
     Birth, ChildInfo, ChildOptions, Kind, KindError, StartChildError, Stopped, Supervisor,
-    SupervisorError, Supervisors,
+    SupervisorConfig, SupervisorError, Supervisors, split::SplitConfig,
 };
 
 /// The supervisor that programs are children of, and the name of their kind.
@@ -73,9 +73,10 @@ impl Kind for ExecKind {
 /// The programs of a cluster, as one node sees them. Cheap to clone.
 ///
 /// # Guarantees
-/// Those of [`Supervisor`] without a split policy: a program runs on one node; when that dies it is
-/// started on another, once the membership says so; both sides of a cut run it, and after the heal
-/// the one that was placed later stays. Every start has a greater `PURLIN_FENCE`. A node that comes
+/// Those of [`Supervisor`]: a program runs on one node; when that dies it is started on another, once
+/// the membership says so. Without a split policy both sides of a cut run it, and after the heal the
+/// one that was placed later stays; with one, the side that loses stops its programs, and the other
+/// starts them after it has waited. Every start has a greater `PURLIN_FENCE`. A node that comes
 /// moves nothing: a program has no state to take along, so moving it for the sake of load would only
 /// end it. A drain moves all.
 #[derive(Clone)]
@@ -176,7 +177,7 @@ pub enum LogError {
 
 impl Programs {
     /// Takes part: always as one who starts, finds and reads, and as a host of programs if there is
-    /// one. Once per node.
+    /// one. `split` says which side of a cut runs them; the same on all nodes. Once per node.
     ///
     /// # Errors
     /// [`TakePartError`].
@@ -185,9 +186,11 @@ impl Programs {
         rpc: &MembersRpc,
         me: &NodeId,
         clock: &Arc<dyn Clock>,
+        split: SplitConfig,
         host: Option<Arc<ExecHost>>,
     ) -> Result<Self, TakePartError> {
         let supervisor = supervisors.get(PROGRAMS)?;
+        supervisor.configure(SupervisorConfig { split, ..SupervisorConfig::default() })?;
         let (is_host, logs) = match host {
             Some(host) => {
                 let logs = host.logs.clone();

@@ -322,6 +322,21 @@ const KEYS: &[Key] = &[
     },
     Key {
         section: "exec",
+        name: "split",
+        kind: Kind::Text,
+        default: Some("none"),
+        doc: "which side of a cut runs programs, the same on all nodes: none (all sides), keep-majority, static-quorum=N, \
+              keep-oldest, keep-oldest-even-alone or down-all",
+    },
+    Key {
+        section: "exec",
+        name: "voters",
+        kind: Kind::List,
+        default: None,
+        doc: "names of the nodes that exec.split counts, whether they are seen or not; unset: the members last agreed on",
+    },
+    Key {
+        section: "exec",
         name: "log_file_bytes_max",
         kind: Kind::Bytes { min: 64 * KIB, max: 1024 * MIB },
         default: Some("4MiB"),
