@@ -8,7 +8,6 @@ use purlin_core::{Advice, NodeId, NodeName, Outcome};
 use purlin_net::rpc::ServeError;
 use purlin_process::{Pid, RemoteServer};
 use purlin_replica::{ReplicaConfig, ReplicaSet, StateError};
-use tokio::time::Instant as RuntimeInstant;
 
 use super::{
     core::{Gate, Refusal, StartHere},
@@ -800,7 +799,7 @@ impl Room {
                     return Ok(place);
                 }
                 Err(StartAtError::Not(NotStarted::Refused(Refusal::Busy))) => {
-                    let now = RuntimeInstant::now();
+                    let now = tokio::time::Instant::now();
                     if now < *busy_until.get_or_insert(now + BUSY_FOR) {
                         tokio::time::sleep(BUSY_EVERY).await;
                         continue;
