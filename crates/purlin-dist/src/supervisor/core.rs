@@ -1504,6 +1504,8 @@ impl Core {
         if let Some(version) = self.version(id) {
             out.push(Output::Remove(Arc::clone(id), version));
             self.drop_spec(now, id, out);
+            // Also when its spec came with a call and is not in the replica here yet.
+            self.removed.insert(Arc::clone(id), (version, now));
         }
     }
 

@@ -578,6 +578,8 @@ impl Hub {
 
 /// For how long a side of a cut leases the right to go on.
 const SPLIT_LEASE: Duration = Duration::from_secs(30);
+/// How often a side that was stopped looks whether it may go on.
+const STOPPED_AGAIN: Duration = Duration::from_millis(500);
 /// How soon after one look at a cut the next one follows.
 const JUDGE_AGAIN: Duration = Duration::from_millis(20);
 /// From what size on a state travels on the channel for large things.
@@ -769,7 +771,10 @@ impl Room {
             let verdict = split.step(now, &sight);
             let (gate, at, ask) = match verdict {
                 Verdict::Keep { .. } => (Gate::Open, None, false),
-                Verdict::Stop { why } => (Gate::Shut(why.to_string().into()), None, false),
+                // What was unstable settles without another word about it.
+                Verdict::Stop { why } => {
+                    (Gate::Shut(why.to_string().into()), Some(now + STOPPED_AGAIN), false)
+                }
                 Verdict::Undecided { until, ask_lease, .. } => {
                     (Gate::Waiting, Some(until.max(now + JUDGE_AGAIN)), ask_lease)
                 }
