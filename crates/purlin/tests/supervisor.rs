@@ -283,19 +283,13 @@ async fn two_copies_of_a_cut_become_one_with_what_both_know() {
         let supervisor = cluster.at(n);
         for i in 0..9 {
             // The other copies start as soon as the planner of their side has seen the cut.
-            let counter = counter(&supervisor, &id(i));
-            let by = if n == 1 { 1 } else { 100 };
-            let added = async {
-                loop {
-                    match counter.add(by).await {
-                        Err(error) if error.outcome() == Outcome::NotDone => {
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                        }
-                        end => break end,
-                    }
-                }
+            let alone = cluster.nodes[&3].id();
+            let runs_here = || {
+                let pid = supervisor.which(&id(i)).and_then(|child| child.pid());
+                pid.is_some_and(|pid| (pid.node == *alone) == (n == 3))
             };
-            tokio::time::timeout(PATIENCE, added).await.expect("it runs here").unwrap();
+            until("it runs on this side", runs_here).await;
+            counter(&supervisor, &id(i)).add(if n == 1 { 1 } else { 100 }).await.unwrap();
         }
     }
     cluster.heal().await;
