@@ -719,8 +719,13 @@ impl Inner {
                 }
                 Output::Lost { mine, winner } => self.lose(state, &mine, winner),
                 Output::Sweep(at) => {
-                    if let Ok(true) = self.rows.remove(at.to_bytes()) {
-                        count(&self.counts.swept);
+                    if let Ok(was_there) = self.rows.remove(at.to_bytes()) {
+                        if was_there {
+                            count(&self.counts.swept);
+                        }
+                        // What this node does itself it is not told: the next batch would be the
+                        // same one again.
+                        self.step(state, Input::Row(at, None));
                     }
                 }
                 Output::Restore(entry) => {

@@ -96,6 +96,33 @@ fn the_end_of_a_name_that_the_clock_refuses_to_tell_is_told_later_without_haste(
     Ok(())
 }
 
+#[test]
+fn all_that_a_life_left_behind_is_removed_however_much_it_is() -> Result<(), Failure> {
+    let mut world = three(5)?;
+    let registered = world.on("c", async move |node| {
+        let desk = node.processes().spawn_remote::<Desk>((), SpawnOptions::default()).await;
+        let desk = desk.expect("there is room for a process");
+        let register =
+            |n| node.registry().register(&format!("desk-{n}"), &desk, Metadata::default()).is_ok();
+        (0..2_500).filter(|&n| register(n)).count()
+    })?;
+    assert_eq!(registered, 2_500);
+    let known = |world: &World| match world
+        .at("a", |node| node.registry().scan("desk-", None, usize::MAX).len())
+    {
+        Some(2_500) => Ok(()),
+        other => Err(format!("a sees {other:?} names")),
+    };
+    world.until(("a to see all names", known), secs(20))?;
+    world.crash("c").restart("c")?;
+    let swept = |world: &World| match world.at("a", |node| node.dist().stats().swept) {
+        Some(2_500) => Ok(()),
+        other => Err(format!("a has removed {other:?}")),
+    };
+    world.until(("a to have removed all of them", swept), secs(20))?;
+    Ok(())
+}
+
 /// Somebody to have a name.
 struct Desk;
 
