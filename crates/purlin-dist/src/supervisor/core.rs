@@ -347,6 +347,8 @@ pub enum Refusal {
 struct Child {
     spec: Option<(HlcTimestamp, Arc<Spec>)>,
     place: Option<(HlcTimestamp, Place)>,
+    /// Until when the place, which came as an answer, may be missing in the replica.
+    answered: Option<Instant>,
     local: Option<Box<Local>>,
     /// Until when the spec, which came with a call, may be missing in the replica.
     provisional: Option<Instant>,
@@ -794,11 +796,28 @@ impl Core {
             }
             None => {
                 let Some(child) = self.children.get_mut(id) else { return };
+                // An earlier place was removed, and the one we were told of is on its way. If it
+                // was removed as well, so was the spec, and without that it ends all the same.
+                if child.spec.is_some() && child.answered.is_some_and(|until| now < until) {
+                    return;
+                }
                 child.place = None;
                 self.count_child(id);
             }
         }
         self.reconcile(now, id, out);
+    }
+
+    /// The node that was asked to start `id` says where it is; the replica may not know yet.
+    pub fn place_answered(
+        &mut self,
+        now: Instant,
+        id: &Arc<str>,
+        place: (HlcTimestamp, Place),
+        out: &mut Vec<Output>,
+    ) {
+        self.children.entry(Arc::clone(id)).or_default().answered = Some(now + PROVISIONAL_FOR);
+        self.place_changed(now, id, Some(place), out);
     }
 
     /// A node says something else of itself; `None` when that was removed.
@@ -1298,7 +1317,7 @@ impl Core {
         match outcome {
             Ok((version, place)) => {
                 self.forget_local(id);
-                self.place_changed(now, id, Some((version, place)), out);
+                self.place_answered(now, id, (version, place), out);
             }
             Err(why) => {
                 out.push(event_here(&self.me, id, What::HandOffFailed(why), fence));
@@ -2105,3 +2124,5 @@ fn event_here(me: &NodeId, id: &Arc<str>, what: What, fence: Fence) -> Output {
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;

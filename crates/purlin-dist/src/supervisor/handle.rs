@@ -794,8 +794,8 @@ impl Room {
             let outcome = hub.start_at(self, &node, id, ask.clone(), within).await;
             let refusal = match outcome {
                 Ok((version, place)) => {
-                    let known = Some((version, place.clone()));
-                    self.step(hub, |core, now, out| core.place_changed(now, id, known, out));
+                    let known = (version, place.clone());
+                    self.step(hub, |core, now, out| core.place_answered(now, id, known, out));
                     return Ok(place);
                 }
                 Err(StartAtError::Not(NotStarted::Refused(Refusal::Busy))) => {
