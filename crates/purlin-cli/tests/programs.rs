@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its scene has failed")]
 
 use std::{
+    fs::Permissions,
     future::Future,
+    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -42,11 +44,15 @@ struct Program {
 
 impl Scene {
     fn new() -> Self {
+        Self::guarded_by(GuardCommand::program(env!("CARGO_BIN_EXE_purlin")))
+    }
+
+    fn guarded_by(guard: GuardCommand) -> Self {
         let clock = Arc::new(SystemClock::new());
         let host = ExecHost {
             node: NodeId { name: "n2".parse().unwrap(), incarnation: Incarnation(3) },
             clock: clock.clone(),
-            guard: GuardCommand::program(env!("CARGO_BIN_EXE_purlin")),
+            guard,
             logs: Logs::new(LogLimits::default(), None, clock),
             cgroup: None,
             url: None,
@@ -200,6 +206,27 @@ async fn asked_to_stop_it_gets_its_signal_and_its_last_words_are_kept() {
     assert_eq!(program.said(LogStream::Out).await, ["ready", "bye"]);
     let notes = program.said(LogStream::Note).await;
     assert_eq!(notes[1..], ["stopping with SIGINT: shutdown", "ended: exit status 0"]);
+}
+
+#[tokio::test]
+async fn it_hears_a_signal_that_its_node_was_started_to_ignore() {
+    // As a node does that is started in the background of a script.
+    let script = "echo $$; trap - INT; while :; do sleep 0.05; done";
+    let ignoring = format!("trap '' INT; exec {} \"$@\"", env!("CARGO_BIN_EXE_purlin"));
+    let dir = tempfile::tempdir().unwrap();
+    let wrapper = dir.path().join("ignoring.sh");
+    std::fs::write(&wrapper, format!("#!/bin/sh\n{ignoring}\n")).unwrap();
+    std::fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).unwrap();
+    let scene = Scene::guarded_by(GuardCommand::program(&wrapper));
+    let mut spec = sh(script);
+    spec.stop_signal = StopSignal::Int;
+    spec.grace = PATIENCE;
+    let program = scene.try_start(spec).await.unwrap();
+    let pid = program.status().await.pid;
+    program.wait_for_line(&pid.to_string()).await;
+    program.process.stop(ExitReason::Shutdown);
+    program.end().await;
+    assert_eq!(program.last_note().await, "ended: killed by SIGINT");
 }
 
 #[tokio::test]

@@ -325,8 +325,33 @@ fn become_program(
     if let Err(error) = prepare(settings, &mut program) {
         return error;
     }
+    if let Err(error) = forget_ignored_signals() {
+        return format!("cannot reset its signals: {error}");
+    }
     let error = program.args(args).stdin(Stdio::null()).exec();
     format!("cannot run {}: {error}", command.display())
+}
+
+/// Has the program start with the usual handling of every signal it may be stopped with.
+///
+/// What a process ignores, those it starts ignore, and a shell cannot even trap it: a node that was
+/// started in the background of a script ignores `SIGINT`. What is caught is forgotten by `exec`, and
+/// to catch is safe code.
+fn forget_ignored_signals() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    for kind in [
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+        SignalKind::terminate(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+    ] {
+        drop(signal(kind)?);
+    }
+    Ok(())
 }
 
 fn prepare(settings: &Settings, program: &mut Command) -> Result<(), String> {
