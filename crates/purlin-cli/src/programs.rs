@@ -42,6 +42,8 @@ pub(crate) async fn run(client: &Client, args: &RunArgs, output: &mut Output) ->
     let ProgramReport { name, node, fence, state, .. } = &ran.program;
     let text = match (ran.ran.as_str(), node) {
         (_, None) if state == "over" => format!("{name} has run and is over"),
+        // Where it is may not have been heard here yet.
+        ("already", None) => format!("{name} is there already: {state}"),
         (_, None) => format!("{name} is being started"),
         ("already", Some(node)) => format!("{name} is there already: {state} on {node}"),
         ("released", Some(node)) => format!("{name} is started again on {node}"),
