@@ -242,13 +242,15 @@ async fn an_unknown_channel() {
     let name = purlin_net::ChannelName::parse("nowhere").unwrap();
     strange.channels.push(purlin_net::ChannelSpec::named(name));
     let strange = start(strange).await;
-    let peer = strange.add_peer(node.node().clone(), node.local_addr()).unwrap();
     let mut events = strange.events();
+    let peer = strange.add_peer(node.node().clone(), node.local_addr()).unwrap();
     let lane = purlin_net::ChannelId(4);
-    peer.send(lane, SERVICE, purlin_net::PartitionKey::ZERO, purlin_net::Urgency::Now, |p| {
-        p.put(b"x");
-    })
-    .unwrap();
+    let sent =
+        peer.send(lane, SERVICE, purlin_net::PartitionKey::ZERO, purlin_net::Urgency::Now, |p| {
+            p.put(b"x");
+        });
+    // The refusal may have come before that.
+    drop(sent);
     let cause = event(&mut events, "the channel is refused", |event| match event {
         PeerEvent::ChannelDown { channel, cause, .. } if channel == lane => Some(cause),
         _ => None,
