@@ -1,7 +1,6 @@
 //! `cargo xtask test`: every check, in the order in which a mistake is cheapest to hear about.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -55,8 +54,6 @@ const STEPS: &[Step] = &[
 struct Log {
     /// Things that were not checked, each with its reason.
     skipped: Vec<String>,
-    /// Targets of which a test failed, and did not when they were run once more.
-    flaky: Vec<String>,
     /// Whether the tests in network namespaces can run here; unknown until somebody looked.
     namespaces: Option<bool>,
     /// Whether pages can be looked at here; unknown until somebody looked.
@@ -105,9 +102,6 @@ fn summarize(taken: &[(&str, Duration)], log: &Log) {
     println!("{:>12} {:>8.1} s", "total", total.as_secs_f64());
     for sentence in &log.skipped {
         println!("NOT CHECKED: {sentence}");
-    }
-    for target in &log.flaky {
-        println!("FLAKY: a test of `{target}` failed, and passed when run again; find out why");
     }
 }
 
@@ -197,52 +191,16 @@ fn deny(checkout: &Checkout, log: &mut Log) -> Result<(), Failure> {
 }
 
 fn tests(checkout: &Checkout, log: &mut Log) -> Result<(), Failure> {
-    let (namespaces_run, browser_runs) = (look_for_namespaces(log), look_for_browser(log));
-    let cargo_test = |of: &[&str]| {
-        let mut command = checkout.cargo();
-        command.args(["test", "--locked", "--no-fail-fast"]).args(of);
-        if namespaces_run {
-            command.env(namespaces::REQUIRED, "1");
-        }
-        if browser_runs {
-            command.env(BROWSER_REQUIRED, "1");
-        }
-        command
-    };
-    let all = ["--workspace", "--lib", "--bins", "--tests", "--examples"];
-    let (first, failed) = watch_for_failed(&mut cargo_test(&all))?;
-    if first.is_ok() || failed.is_empty() {
-        return first;
+    let mut command = checkout.cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["--lib", "--bins", "--tests", "--examples"]);
+    if look_for_namespaces(log) {
+        command.env(namespaces::REQUIRED, "1");
     }
-    // What fails twice is broken. What fails once is told in the summary, where it is seen, and does
-    // not throw away everything else: real processes share this machine with whatever else runs.
-    for target in failed {
-        println!("\nrunning `{target}` once more");
-        execute(&mut cargo_test(&target.split_whitespace().collect::<Vec<_>>()))?;
-        log.flaky.push(target);
+    if look_for_browser(log) {
+        command.env(BROWSER_REQUIRED, "1");
     }
-    Ok(())
-}
-
-/// Runs cargo, shows what it says, and returns the targets it names as failed in the end.
-fn watch_for_failed(command: &mut Command) -> Result<(Result<(), Failure>, Vec<String>), Failure> {
-    let told = |error: &dyn std::fmt::Display| Failure(format!("cargo test: {error}"));
-    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| told(&error))?;
-    let stderr = child.stderr.take().expect("it is piped");
-    let mut failed = Vec::new();
-    for line in BufReader::new(stderr).lines() {
-        let line = line.map_err(|error| told(&error))?;
-        writeln!(io::stderr(), "{line}").map_err(|error| told(&error))?;
-        let target = line.strip_prefix("    `").and_then(|rest| rest.strip_suffix('`'));
-        failed.extend(target.filter(|target| target.starts_with("-p ")).map(str::to_owned));
-    }
-    let status = child.wait().map_err(|error| told(&error))?;
-    let ended = if status.success() {
-        Ok(())
-    } else {
-        Err(Failure(format!("cargo test ended with {status}")))
-    };
-    Ok((ended, failed))
+    execute(&mut command)
 }
 
 fn doc_tests(checkout: &Checkout, _: &mut Log) -> Result<(), Failure> {
