@@ -10,7 +10,7 @@ use std::{
 
 use purlin_core::ClusterName;
 use purlin_net::{
-    Cause, PeerEvent, RefusalCode, ServiceId, Transport,
+    Cause, PeerEvent, RefusalCode, SendError, ServiceId, Transport,
     frame::{self, FLAG_FIRST, Kind},
     handshake::{Answer, Confirm},
 };
@@ -249,16 +249,21 @@ async fn an_unknown_channel() {
         peer.send(lane, SERVICE, purlin_net::PartitionKey::ZERO, purlin_net::Urgency::Now, |p| {
             p.put(b"x");
         });
-    // The refusal may have come before that.
-    drop(sent);
-    let cause = event(&mut events, "the channel is refused", |event| match event {
+    let told = event(&mut events, "the channel is refused", |event| match event {
         PeerEvent::ChannelDown { channel, cause, .. } if channel == lane => Some(cause),
         _ => None,
     })
     .await;
-    let Cause::Handshake(refusal) = cause else { panic!("{cause}") };
-    assert_eq!(refusal.code, RefusalCode::Channel);
-    assert_eq!(refusal.detail, "channel `nowhere` is not configured here");
+    // The refusal may have come before the message: then that was told the same.
+    let early = sent.err().map(|error| match error {
+        SendError::NotConnected { cause, .. } => cause,
+        other => panic!("{other}"),
+    });
+    for cause in early.into_iter().chain([told]) {
+        let Cause::Handshake(refusal) = cause else { panic!("{cause}") };
+        assert_eq!(refusal.code, RefusalCode::Channel);
+        assert_eq!(refusal.detail, "channel `nowhere` is not configured here");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
